@@ -1,0 +1,44 @@
+"""Trained vision transformers that spend less on easy images.
+
+Importing the package registers the config and the model with the Auto classes of transformers.
+"""
+
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import (
+    BadDatasetError,
+    BadImageError,
+    IncompatibleCheckpointError,
+    MissingExtraError,
+    NotReadyError,
+    QuEEError,
+    UnsupportedBackboneError,
+)
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.outputs import QuEEImageClassifierOutput
+from quee_hf.pretrained import QuEEPreTrainedModel
+from quee_hf.quantize import quantize
+from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
+
+__all__ = [
+    "BadDatasetError",
+    "BadImageError",
+    "ErrorTargets",
+    "ExitHeadTrainer",
+    "GateTrainer",
+    "IncompatibleCheckpointError",
+    "MissingExtraError",
+    "NotReadyError",
+    "QuEEConfig",
+    "QuEEError",
+    "QuEEForImageClassification",
+    "QuEEImageClassifierOutput",
+    "QuEEPreTrainedModel",
+    "UnsupportedBackboneError",
+    "quantize",
+    "recommended_arguments",
+]
+
+AutoConfig.register(QuEEConfig.model_type, QuEEConfig, exist_ok=True)
+AutoModelForImageClassification.register(QuEEConfig, QuEEForImageClassification, exist_ok=True)

@@ -1,0 +1,143 @@
+"""Open a trained HF classifier, and refuse one whose head would be random."""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    CLIPModel,
+    CLIPVisionModelWithProjection,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from quee_hf.backbones import BACKBONES, get_family
+from quee_hf.backbones.family import SourceModel
+from quee_hf.errors import UnsupportedBackboneError
+
+DEFAULT_LOGIT_SCALE = 4.6052  # ln 100, where CLIP's training clips it
+
+
+@dataclass(frozen=True)
+class SourceClassifier:
+    """A trained classifier, taken apart.
+
+    Args:
+        config: Of the vision tower.
+        modules: The modules whose weights are taken over.
+        id2label: Class names.
+        class_embeddings: `(classes, size)`, of length 1, float32; CLIP only.
+        logit_scale: Multiplier of the cosine; CLIP only.
+    """
+
+    config: PreTrainedConfig
+    modules: SourceModel
+    id2label: dict[int, str]
+    class_embeddings: Tensor | None = None
+    logit_scale: float | None = None
+
+
+def open_classifier(
+    source: str | os.PathLike[str] | PreTrainedModel,
+    class_embeddings: Tensor | str | os.PathLike[str] | None = None,
+    logit_scale: float | None = None,
+) -> SourceClassifier:
+    """Load a classifier if need be, and find its parts.
+
+    Args:
+        source: Hub id, directory, or a loaded HF model.
+        class_embeddings: CLIP only: `(classes, size)` text embeddings, or a safetensors file that holds them
+            as `class_embeddings` and perhaps `logit_scale`.
+        logit_scale: CLIP only: natural logarithm of what multiplies the cosine, as CLIP stores it; `None`
+            takes the file's, the model's, or ln 100, in this order.
+
+    Raises:
+        UnsupportedBackboneError: If the model's type is not supported or it has no trained head.
+        ValueError: If class embeddings are missing, superfluous or of the wrong shape.
+    """
+    model = source if isinstance(source, PreTrainedModel) else _load(source)
+    config = cast(
+        PreTrainedConfig, model.config.vision_config if isinstance(model, CLIPModel) else model.config
+    )
+    family = get_family(config)
+    modules = family.locate(model)
+    if not family.is_contrastive:
+        if class_embeddings is not None or logit_scale is not None:
+            raise ValueError(
+                f"`class_embeddings` are for CLIP models; {type(model).__name__} has a classifier."
+            )
+        if not isinstance(modules.head, torch.nn.Linear):
+            raise UnsupportedBackboneError(
+                f"{type(model).__name__} has no classification head (`num_labels` is 0)."
+            )
+        return SourceClassifier(config, modules, cast(dict[int, str], config.id2label))
+    if class_embeddings is None:
+        raise ValueError(
+            "A CLIP model needs `class_embeddings`: one text embedding per class, (classes, size)."
+        )
+    if logit_scale is None and isinstance(model, CLIPModel):
+        logit_scale = float(model.logit_scale)
+    config = copy.deepcopy(config)
+    config.projection_dim = modules.head.out_features
+    embeddings, multiplier = _read_class_embeddings(class_embeddings, logit_scale, config.projection_dim)
+    names = {index: f"LABEL_{index}" for index in range(len(embeddings))}
+    return SourceClassifier(config, modules, names, embeddings, multiplier)
+
+
+def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
+    """Load an HF classifier in float32."""
+    config = AutoConfig.from_pretrained(source)
+    if config.model_type in ("clip", "clip_vision_model"):
+        loader: Any = CLIPVisionModelWithProjection
+    elif config.model_type in BACKBONES:
+        loader = AutoModelForImageClassification
+    else:
+        raise UnsupportedBackboneError(
+            f"{source} is of type {config.model_type!r}; supported are {sorted([*BACKBONES, 'clip'])}."
+        )
+    model, info = loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise UnsupportedBackboneError(
+            f"{source} is not a trained classifier: it lacks {', '.join(missing[:5])}. Fine-tune it first, or"
+            " name a checkpoint that has a classification head."
+        )
+    return cast(PreTrainedModel, model)
+
+
+def _read_class_embeddings(
+    class_embeddings: Tensor | str | os.PathLike[str], logit_scale: float | None, size: int
+) -> tuple[Tensor, float]:
+    """Return normalised class embeddings, `(classes, size)` float32, and the multiplier of the cosine."""
+    if not isinstance(class_embeddings, Tensor):
+        class_embeddings, stored_scale = _read_embedding_file(Path(class_embeddings))
+        logit_scale = stored_scale if logit_scale is None else logit_scale
+    if (
+        class_embeddings.ndim != 2
+        or class_embeddings.shape[1] != size
+        or not class_embeddings.isfinite().all()
+    ):
+        raise ValueError(
+            f"`class_embeddings` must be finite and of shape (classes, {size}), got"
+            f" {tuple(class_embeddings.shape)}."
+        )
+    multiplier = torch.tensor(DEFAULT_LOGIT_SCALE if logit_scale is None else logit_scale).double().exp()
+    return functional.normalize(class_embeddings.detach().float(), dim=-1), float(multiplier)
+
+
+def _read_embedding_file(path: Path) -> tuple[Tensor, float | None]:
+    if not path.is_file():
+        raise ValueError(f"`class_embeddings`: {path} is not a file.")
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        if "class_embeddings" not in keys:
+            raise ValueError(f"{path} has no tensor 'class_embeddings', only {sorted(keys)}.")
+        scale = float(file.get_tensor("logit_scale")) if "logit_scale" in keys else None
+        return file.get_tensor("class_embeddings"), scale

@@ -1,0 +1,79 @@
+"""The trunk: embeddings, blocks and final norm of a backbone, under names of our own."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from quee_hf.backbones import get_family
+from quee_hf.backbones.block import Block, LevelSet
+from quee_hf.backbones.family import SourceBlock, SourceModel
+from quee_hf.levels import Level
+from quee_hf.quantization.linear import MultiLevelLinear
+
+
+class Trunk(nn.Module):
+    """A frozen backbone without its head.
+
+    It stays in evaluation mode: its dropout and the like belong to a training that is over.
+
+    Args:
+        config: The HF backbone's config.
+        level_set: Levels its blocks are built for.
+    """
+
+    def __init__(self, config: PreTrainedConfig, level_set: LevelSet) -> None:
+        super().__init__()
+        family = get_family(config)
+        shape = family.shape(config)
+        self.embeddings = family.make_embeddings(config)
+        eps = shape.layer_norm_eps
+        self.pre_norm = nn.LayerNorm(shape.hidden_size, eps=eps) if family.has_pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(shape, level_set) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(shape.hidden_size, eps=eps)
+        self.num_prefix_tokens = family.num_prefix_tokens(config)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Trunk":
+        """Do nothing: a frozen trunk has no training mode."""
+        return super().train(False)
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Map `(batch, channels, height, width)` to tokens `(batch, tokens, hidden)`."""
+        return cast(Tensor, self.pre_norm(self.embeddings(pixel_values)))
+
+    def run_blocks(self, hidden: Tensor, start: int, stop: int, level: Level) -> Tensor:
+        """Run blocks `start` to `stop - 1`, counted from 0, at a level."""
+        for index in range(start, stop):
+            hidden = self.blocks[index](hidden, level)
+        return hidden
+
+    @torch.no_grad()
+    def copy_from(self, source: SourceModel) -> None:
+        """Take over the weights of an HF model."""
+        self.embeddings.load_state_dict(source.embeddings.state_dict())
+        if source.pre_norm is not None:
+            self.pre_norm.load_state_dict(source.pre_norm.state_dict())
+        self.norm.load_state_dict(source.norm.state_dict())
+        for block, source_block in zip(self.blocks, source.blocks, strict=True):
+            _copy_block(cast(Block, block), source_block)
+
+
+def _copy_block(block: Block, source: SourceBlock) -> None:
+    block.norm1.load_state_dict(source.norm1.state_dict())
+    block.norm2.load_state_dict(source.norm2.state_dict())
+    _copy_linear(block.attention.qkv, source.query, source.key, source.value)
+    _copy_linear(block.attention.output, source.output)
+    _copy_linear(block.mlp.fc1, *source.fc1)
+    _copy_linear(block.mlp.fc2, source.fc2)
+    for ours, theirs in ((block.scale1, source.scale1), (block.scale2, source.scale2)):
+        if ours is not None and theirs is not None:
+            ours.copy_(theirs)
+
+
+def _copy_linear(target: MultiLevelLinear, *sources: nn.Linear) -> None:
+    """Stack the outputs of several linear layers in one."""
+    target.float_weight.copy_(torch.cat([source.weight for source in sources]))
+    if target.bias is not None:
+        target.bias.copy_(torch.cat([source.bias for source in sources]))

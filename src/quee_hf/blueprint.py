@@ -1,0 +1,52 @@
+"""What a config implies before any weight exists: paths, head shapes, costs. Pure functions."""
+
+from typing import cast
+
+from quee_hf.backbones import get_family
+from quee_hf.configuration import QuEEConfig
+from quee_hf.exits.heads import HeadSpec
+from quee_hf.paths import PathRules, PathTree
+from quee_hf.routing.costs import bitops_table, flops_table
+
+
+def path_tree(config: QuEEConfig) -> PathTree:
+    """Return the paths that the model's gates score."""
+    is_first_highest = config.first_level == "highest"
+    rules = PathRules(config.num_exits, len(config.levels), config.monotone_levels, is_first_highest)
+    return PathTree(tuple(rules.select(config.max_paths, config.path_seed)))
+
+
+def head_spec(config: QuEEConfig) -> HeadSpec:
+    """Return what the model's heads are built from."""
+    backbone = config.backbone
+    family = get_family(backbone)
+    return HeadSpec(
+        hidden_size=family.shape(backbone).hidden_size,
+        num_outputs=backbone.projection_dim if family.is_contrastive else config.num_classes,
+        own_pooling=family.pooling,
+        num_prefix_tokens=family.num_prefix_tokens(backbone),
+        has_bias=not family.is_contrastive,
+        head_hidden_size=config.head_hidden_size,
+    )
+
+
+def segment_costs(config: QuEEConfig) -> list[list[float]]:
+    """Return the cost of each segment at each level under the config's cost model, in that model's unit."""
+    if config.cost_model == "latency":
+        return cast(list[list[float]], config.cost_table)
+    shape = get_family(config.backbone).shape(config.backbone)
+    block_flops = 2 * shape.num_macs(num_tokens(config))
+    segment_flops = [(stop - start) * block_flops for start, stop in config.segments]
+    table = {"bitops": bitops_table, "flops": flops_table}[config.cost_model]
+    return table(segment_flops, config.level_list)
+
+
+def num_tokens(config: QuEEConfig) -> int:
+    """Return the number of tokens of one image: patches, and the tokens before them."""
+    (height, width), (patch_height, patch_width) = map(_pair, (config.image_size, config.backbone.patch_size))
+    prefix = get_family(config.backbone).num_prefix_tokens(config.backbone)
+    return (height // patch_height) * (width // patch_width) + prefix
+
+
+def _pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

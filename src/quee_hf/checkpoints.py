@@ -1,0 +1,144 @@
+"""Model files: written whole or not at all, and checked before they are loaded."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
+
+from quee_hf.errors import IncompatibleCheckpointError
+
+_DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
+_FLOAT_NAMES = {"F32", "F16", "BF16"}
+# Options of `from_pretrained` that say where files are, and are needed to find them again.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+@contextmanager
+def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary directory; when the block ends well, its files replace those in `target`.
+
+    A new `target` appears in one step. Into an existing one, files are moved one by one, `config.json` last;
+    other files stay, except weights of an earlier save. If the block fails, `target` is as it was.
+
+    Raises:
+        NotADirectoryError: If `target` exists and is not a directory.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} exists and is not a directory.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=target.parent))
+    try:
+        yield staging
+        # `mkdtemp` makes private directories; a saved model is readable like any other.
+        staging.chmod(0o777 & ~_umask())
+        if not target.exists():
+            staging.rename(target)
+        else:
+            _replace_files(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _replace_files(staging: Path, target: Path) -> None:
+    new = {path.name for path in staging.iterdir()}
+    for name in sorted(new, key=lambda name: name == "config.json"):
+        os.replace(staging / name, target / name)
+    if any(name.endswith(".safetensors") for name in new):
+        for stale in (*target.glob("model*.safetensors"), *target.glob("model*.safetensors.index.json")):
+            if stale.name not in new:
+                stale.unlink()
+
+
+def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str]:
+    """Return the local paths of a model's safetensors files, from a directory or the Hub's cache.
+
+    Raises:
+        IncompatibleCheckpointError: If there are none.
+    """
+    options = {**hub_options, "_raise_exceptions_for_missing_entries": False}
+    single = cached_file(source, SAFE_WEIGHTS_NAME, **options)
+    if single is not None:
+        return [single]
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **options)
+    if index is None:
+        raise IncompatibleCheckpointError(
+            f"{source} has no {SAFE_WEIGHTS_NAME}. QuEE models are loaded from safetensors only."
+        )
+    try:
+        files, _ = get_checkpoint_shard_files(str(source), index, **hub_options)
+    except (OSError, ValueError, KeyError) as error:
+        raise IncompatibleCheckpointError(
+            f"{source}: the shards listed in {index} are incomplete: {error}"
+        ) from error
+    return list(files)
+
+
+def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> None:
+    """Compare the tensors in safetensors files with those a model needs, by headers and, for floats, values.
+
+    Args:
+        files: Paths of safetensors files.
+        expected: The model's state dict; on the meta device is enough.
+
+    Raises:
+        IncompatibleCheckpointError: If a file is damaged, or a tensor is missing, unexpected, misshapen, of a
+            wrong kind, or not finite. The message names the first few of each.
+    """
+    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "unusable": []}
+    found: set[str] = set()
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
+                    found.add(key)
+                    if key not in expected:
+                        problems["unexpected"].append(key)
+                    elif problem := _tensor_problem(tensors, key, expected[key]):
+                        problems["unusable"].append(f"{key} {problem}")
+        except (SafetensorError, OSError) as error:
+            raise IncompatibleCheckpointError(f"{file} is damaged or incomplete: {error}") from error
+    problems["missing"] = sorted(set(expected) - found)
+    if any(problems.values()):
+        parts = [f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names]
+        raise IncompatibleCheckpointError("The weights do not fit the config. " + "; ".join(parts) + ".")
+
+
+def _tensor_problem(tensors: Any, key: str, expected: Tensor) -> str:
+    piece = tensors.get_slice(key)
+    shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
+    if shape != tuple(expected.shape):
+        return f"has shape {shape}, needs {tuple(expected.shape)}"
+    needed = _DTYPE_NAMES[expected.dtype]
+    if dtype != needed and not {dtype, needed} <= _FLOAT_NAMES:
+        return f"is {dtype}, needs {needed}"
+    if dtype in _FLOAT_NAMES and not bool(tensors.get_tensor(key).isfinite().all()):
+        return "holds NaN or infinity"
+    return ""
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,1 @@
+"""The `quee` command, one file a verb."""

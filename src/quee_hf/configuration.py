@@ -1,0 +1,224 @@
+"""`QuEEConfig`: everything needed to rebuild a QuEE model from its weights."""
+
+import math
+from typing import Any, cast
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from quee_hf.errors import IncompatibleCheckpointError
+from quee_hf.levels import Level, check_level, level_bits
+
+FORMAT_VERSION = 1
+HEAD_TYPES = ("linear", "ssa")
+GATE_TYPES = ("error_predictor",)
+COST_MODELS = ("bitops", "flops", "latency")
+FIRST_LEVELS = ("highest", "any")
+TRAINABLE_PARTS = ("heads", "gates")
+# What transformers itself passes to or stores in any config beside the declared fields.
+_FOREIGN_FIELDS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+    "use_cache",
+}
+
+
+@strict
+class QuEEConfig(PreTrainedConfig):
+    """Describe a backbone, where it may exit, at which levels, and how it decides.
+
+    Args:
+        backbone_config: Config of the wrapped ViT, DeiT, DINOv2 or CLIP vision model.
+        exit_blocks: Blocks that are followed by an exit, counted from 1, ascending; the last must be the
+            backbone's last block, whose exit is the backbone's own head.
+        levels: How a segment may be computed, from most to least exact: bit-widths 2 to 8, "bf16", "fp32".
+        head_type: "linear" (the backbone's own kind of head) or "ssa" (mean patch token, two layers).
+        head_hidden_size: Width of an SSA head's hidden layer.
+        gate_type: Which gate decides; "error_predictor" is QuEE's.
+        gate_hidden_size: Width of a gate's hidden layer.
+        path_embedding_size: Size to which a path's code is embedded in a gate.
+        max_paths: Most paths that gates score; more are sampled down to this many.
+        path_seed: Seed of that sampling.
+        monotone_levels: Whether levels may only become less exact along a path (the paper's choice).
+        first_level: "highest": the first segment always runs at the most exact level (the paper's choice);
+            "any": gate 0 picks it from the paths' mean errors, as nothing is known of the image yet.
+        quantization: How the integer levels were made, e.g. `{"method": "mse", "num_images": 128}`; `None`
+            until the model is quantized.
+        cost_model: "bitops" (FLOPs x bits over blocks), "flops", or "latency" (from `cost_table`).
+        cost_table: One row per segment, one column per level, in any one unit; used by "latency".
+        operating_points: Measured `{"cost_lambda", "cost", "accuracy", "num_images"}`, ascending in lambda.
+        certificates: Accuracy guarantees; `None` when nothing has been certified.
+        cost_lambda: Default operating point; `None` runs every image through the whole network at the
+            most exact level.
+        logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
+        trained_parts: Which of "heads" and "gates" have been trained.
+        image_size: Side of the square input in pixels; `None` takes the backbone's.
+        format_version: Version of the file layout that wrote this config.
+
+    Raises:
+        StrictDataclassError: If a field has the wrong type or the fields contradict each other.
+
+    Example:
+        >>> config = QuEEConfig(exit_blocks=[4, 8, 12], levels=[8, 6])
+        >>> config.num_exits, config.segments
+        (3, [(0, 4), (4, 8), (8, 12)])
+    """
+
+    model_type = "quee"
+    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="vit")}  # noqa: RUF012
+
+    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    exit_blocks: list[int] | tuple[int, ...] = (4, 8, 12)
+    levels: list[int | str] | tuple[int | str, ...] = (8, 6)
+    head_type: str = "linear"
+    head_hidden_size: int = 256
+    gate_type: str = "error_predictor"
+    gate_hidden_size: int = 32
+    path_embedding_size: int = 8
+    max_paths: int = 50
+    path_seed: int = 0
+    monotone_levels: bool = True
+    first_level: str = "highest"
+    quantization: dict[str, Any] | None = None
+    cost_model: str = "bitops"
+    cost_table: list[list[float]] | None = None
+    operating_points: list[dict[str, Any]] | None = None
+    certificates: list[dict[str, Any]] | None = None
+    cost_lambda: float | int | None = None
+    logit_scale: float | None = None
+    trained_parts: list[str] | tuple[str, ...] = ()
+    image_size: int | list[int] | tuple[int, ...] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Refuse unknown fields and give the image size its default, which is the backbone's."""
+        if unknown := sorted(set(kwargs) - _FOREIGN_FIELDS):
+            known = sorted(name for name in type(self).__annotations__ if name != "model_type")
+            raise ValueError(f"QuEEConfig has no field {unknown}; its fields are {known}.")
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        if self.image_size is None:
+            self.image_size = getattr(self.backbone_config, "image_size", None)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a config from a saved one.
+
+        Raises:
+            IncompatibleCheckpointError: If a later version wrote it.
+            ValueError: If it describes a model of another type.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is a {model_type!r} model, not a QuEE model; wrap it with"
+                " `QuEEForImageClassification.from_backbone`."
+            )
+        version = config_dict.get("format_version", FORMAT_VERSION)
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise IncompatibleCheckpointError(
+                f"The model was saved in format {version}; this quee_hf reads up to {FORMAT_VERSION}. Run"
+                " `pip install -U quee-hf`."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def backbone(self) -> PreTrainedConfig:
+        """The backbone's config, which is an object from construction on."""
+        return cast(PreTrainedConfig, self.backbone_config)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return int(cast(int, self.num_labels))
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, the last one included."""
+        return len(self.exit_blocks)
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """Half-open ranges of blocks, counted from 0, one per exit."""
+        ends = list(self.exit_blocks)
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    @property
+    def level_list(self) -> list[Level]:
+        """The levels as a list, whatever sequence the config was made or loaded with."""
+        return list(self.levels)
+
+    def validate_format(self) -> None:
+        """The format is one that this version reads."""
+        if not 1 <= self.format_version <= FORMAT_VERSION:
+            raise ValueError(f"`format_version` must be 1 to {FORMAT_VERSION}, got {self.format_version}.")
+
+    def validate_exit_blocks(self) -> None:
+        """Exits ascend, exist, and end at the last block."""
+        blocks = list(self.exit_blocks)
+        num_blocks = getattr(self.backbone_config, "num_hidden_layers", None)
+        if not blocks or blocks != sorted(set(blocks)) or blocks[0] < 1:
+            raise ValueError(f"`exit_blocks` must ascend and count from 1, got {blocks}.")
+        if num_blocks is not None and blocks[-1] != num_blocks:
+            raise ValueError(
+                f"`exit_blocks` must end at the backbone's last block, {num_blocks}, got {blocks}: the last"
+                " exit is the backbone's own head."
+            )
+
+    def validate_levels(self) -> None:
+        """Levels exist and descend in precision."""
+        for level in self.levels:
+            check_level(level)
+        bits = [level_bits(level) for level in self.levels]
+        if not bits or bits != sorted(set(bits), reverse=True):
+            raise ValueError(
+                f"`levels` must go from most to least exact without repeats, got {list(self.levels)}."
+            )
+
+    def validate_choices(self) -> None:
+        """Fields with a fixed set of values hold one of them."""
+        choices = {
+            "head_type": HEAD_TYPES,
+            "gate_type": GATE_TYPES,
+            "cost_model": COST_MODELS,
+            "first_level": FIRST_LEVELS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {list(allowed)}, got {getattr(self, name)!r}.")
+        if unknown := set(self.trained_parts) - set(TRAINABLE_PARTS):
+            raise ValueError(f"`trained_parts` may hold {list(TRAINABLE_PARTS)}, got {sorted(unknown)}.")
+
+    def validate_sizes(self) -> None:
+        """Sizes are positive, and every path prefix of the longest path fits in `max_paths`."""
+        for name in ("head_hidden_size", "gate_hidden_size", "path_embedding_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.max_paths < self.num_exits:
+            raise ValueError(
+                f"`max_paths` must be at least the number of exits, {self.num_exits}, got {self.max_paths}."
+            )
+
+    def validate_costs(self) -> None:
+        """The cost table fits the segments and levels, and lambda is not negative."""
+        if self.cost_lambda is not None and not self.cost_lambda >= 0:
+            raise ValueError(f"`cost_lambda` must be at least 0, got {self.cost_lambda}.")
+        if self.cost_table is None:
+            if self.cost_model == "latency":
+                raise ValueError("`cost_model` 'latency' needs a `cost_table`.")
+            return
+        rows, columns = self.num_exits, len(self.levels)
+        if len(self.cost_table) != rows or any(len(row) != columns for row in self.cost_table):
+            raise ValueError(f"`cost_table` must have {rows} rows (segments) of {columns} columns (levels).")
+        if not all(math.isfinite(cost) and cost > 0 for row in self.cost_table for cost in row):
+            raise ValueError("`cost_table` must hold positive, finite costs.")

@@ -1,0 +1,11 @@
+"""Labelled images for training and measuring, from parquet files, image folders or the Hub."""
+
+from quee_hf.data.label_matching import match_labels
+from quee_hf.data.labelled_images import (
+    LabelledImages,
+    ProcessedImages,
+    count_shared_images,
+    load_image_dataset,
+)
+
+__all__ = ["LabelledImages", "ProcessedImages", "count_shared_images", "load_image_dataset", "match_labels"]

@@ -1,0 +1,1 @@
+"""Moving activations: the prefix tree, the routed forward, and replay."""

@@ -1,0 +1,86 @@
+"""Every path's output on a data set, collected once; routing can then be replayed without the network."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from quee_hf.execution.network import Network
+from quee_hf.execution.prefix_tree import tree_forward
+from quee_hf.execution.walk import Routes, walk
+
+
+@dataclass(frozen=True)
+class PathOutputs:
+    """Class probabilities of every path for a set of images."""
+
+    logits: Tensor  # (images, paths, labels), float32
+    labels: Tensor  # (images,), int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """`(images, paths, labels)`, float32."""
+        return self.logits.softmax(dim=-1)
+
+    @property
+    def is_wrong(self) -> Tensor:
+        """`(images, paths)`, bool: whether the path's class differs from the label."""
+        return self.logits.argmax(dim=-1) != self.labels[:, None]
+
+    def select(self, indices: Tensor) -> "PathOutputs":
+        """Return the outputs of some of the images."""
+        return PathOutputs(self.logits[indices], self.labels[indices])
+
+
+@torch.inference_mode()
+def collect_path_outputs(
+    network: Network, dataset: Dataset[Any], *, batch_size: int = 64, device: torch.device | None = None
+) -> PathOutputs:
+    """Run the prefix tree over a data set, with a progress bar.
+
+    Args:
+        network: The model.
+        dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
+        batch_size: Images per batch.
+        device: Where the model is; CPU if not given. Outputs are kept on the CPU.
+
+    Raises:
+        ValueError: If the data set is empty.
+    """
+    logits, labels = [], []
+    for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Running all paths", unit="batch"):
+        logits.append(tree_forward(network, batch["pixel_values"].to(device)).cpu())
+        labels.append(torch.as_tensor(batch["labels"]))
+    if not labels:
+        raise ValueError("The data set is empty.")
+    return PathOutputs(torch.cat(logits).clone(), torch.cat(labels).long())
+
+
+class _OutputReader:
+    """Looks up what the network would have computed."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+        self._active = torch.arange(len(logits))
+
+    def __call__(self, kept: Tensor, nodes: Tensor) -> Tensor:
+        self._active = self._active[kept]
+        return self._logits[self._active, nodes]
+
+
+@torch.inference_mode()
+def replay(network: Network, outputs: PathOutputs, cost_lambda: Tensor) -> Routes:
+    """Route images whose outputs are known: decisions as in `routed_forward`, without running a segment.
+
+    Args:
+        network: The model whose gates decide.
+        outputs: Collected with the same model.
+        cost_lambda: `(images,)`, float32, at least 0.
+    """
+    return walk(network, _OutputReader(outputs.logits), cost_lambda)

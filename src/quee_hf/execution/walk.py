@@ -1,0 +1,82 @@
+"""The routing loop: gate, decide, advance, until every image has left.
+
+The loop does not know how images advance: `routed_forward` runs segments, `replay` looks outputs up.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quee_hf.execution.network import Network
+from quee_hf.gates.features import unknown_probabilities
+from quee_hf.routing.router import ROOT
+
+
+class Advance(Protocol):
+    """Take images one segment further."""
+
+    def __call__(self, kept: Tensor, nodes: Tensor) -> Tensor:
+        """Run the last segment of each image's new path.
+
+        Args:
+            kept: `(n,)`, int64, which of the images of the call before (at first, of the batch) go on.
+            nodes: `(n,)`, int64, each one's new node.
+
+        Returns:
+            Class logits at the exit reached, `(n, labels)`, float32.
+        """
+
+
+@dataclass
+class Routes:
+    """Where each image left, what it was given there, and what the gates expected."""
+
+    node: Tensor  # (batch,), int64
+    logits: Tensor  # (batch, labels), float32
+    error: Tensor  # (batch,), float32: predicted probability that the logits' class is wrong
+
+
+def walk(network: Network, advance: Advance, cost_lambda: Tensor) -> Routes:
+    """Route images through a network.
+
+    Args:
+        network: Gates, paths and costs.
+        advance: Takes the images that stay one segment further.
+        cost_lambda: `(batch,)`, float32.
+    """
+    router, device = network.router.to(cost_lambda.device), cost_lambda.device
+    batch = len(cost_lambda)
+    routes = Routes(
+        node=torch.full((batch,), ROOT, device=device),
+        logits=torch.zeros(batch, network.num_labels, device=device),
+        error=torch.zeros(batch, device=device),
+    )
+    active = torch.arange(batch, device=device)  # position in the batch of each image still inside
+    node, error = routes.node.clone(), routes.error.clone()
+    current = previous = unknown_probabilities(batch, network.num_labels, device=device)
+    depth, num_exits = 0, len(router.tree.paths[-1])
+    logits = routes.logits
+    while len(active):
+        if (child := router.only_child(ROOT)) is not None and depth == 0:
+            next_node = torch.full_like(node, child)
+        elif depth < num_exits:
+            errors = network.predict_errors(depth, current, previous)
+            next_node, error = router.decide(depth, node, errors, cost_lambda[active])
+        else:
+            next_node = node
+        stays = next_node != node
+        kept = stays.nonzero().squeeze(1)
+        if len(kept) < len(active):
+            left = (~stays).nonzero().squeeze(1)
+            routes.node[active[left]] = node[left]
+            routes.logits[active[left]] = logits[left]
+            routes.error[active[left]] = error[left]
+            active, next_node, error, current = active[kept], next_node[kept], error[kept], current[kept]
+            if not len(active):
+                break
+        logits = advance(kept, next_node)
+        node, previous, current = next_node, current, logits.softmax(dim=-1)
+        depth += 1
+    return routes

@@ -1,0 +1,95 @@
+"""Exit heads: from pooled tokens to class logits, or to an embedding to compare with class embeddings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quee_hf.pooling import Pooling, pool, pooled_size
+
+
+class ExitHead(nn.Module):
+    """Pool the tokens and apply a small network.
+
+    Args:
+        network: Maps `(batch, pooled_size)` to `(batch, outputs)`.
+        pooling: Which tokens the network reads.
+        num_prefix_tokens: Tokens before the first patch.
+    """
+
+    def __init__(self, network: nn.Module, pooling: Pooling, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Map normalised tokens `(batch, tokens, hidden)` to what the network reads."""
+        return pool(tokens, self.pooling, self.num_prefix_tokens)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map pooled tokens to class logits or an embedding, `(batch, outputs)`."""
+        outputs: Tensor = self.network(pooled)
+        return outputs
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """Everything a head is built from, whatever its type.
+
+    Args:
+        hidden_size: Width of a token.
+        num_outputs: Classes, or size of the joint embedding.
+        own_pooling: Which tokens the backbone's own head reads.
+        num_prefix_tokens: Tokens before the first patch.
+        has_bias: Whether the backbone's own head has a bias.
+        head_hidden_size: Width of an SSA head's hidden layer.
+    """
+
+    hidden_size: int
+    num_outputs: int
+    own_pooling: Pooling
+    num_prefix_tokens: int
+    has_bias: bool
+    head_hidden_size: int
+
+
+def linear_head(spec: HeadSpec) -> ExitHead:
+    """Build a head of the backbone's own kind: one linear layer on the tokens its own head reads."""
+    size = pooled_size(spec.hidden_size, spec.own_pooling)
+    network = nn.Linear(size, spec.num_outputs, bias=spec.has_bias)
+    return ExitHead(network, spec.own_pooling, spec.num_prefix_tokens)
+
+
+def ssa_head(spec: HeadSpec) -> ExitHead:
+    """Build a spatio-semantic aggregation head: mean patch token, Linear, GELU, Linear.
+
+    Source:
+        LRA-EE (arXiv:2605.26415), §4.2. Differs: the hidden width is ours, the paper's is not legible.
+    """
+    network = nn.Sequential(
+        nn.Linear(spec.hidden_size, spec.head_hidden_size),
+        nn.GELU(),
+        nn.Linear(spec.head_hidden_size, spec.num_outputs),
+    )
+    return ExitHead(network, "mean", spec.num_prefix_tokens)
+
+
+HEADS: dict[str, Callable[[HeadSpec], ExitHead]] = {"linear": linear_head, "ssa": ssa_head}
+
+
+def cosine_logits(embedding: Tensor, class_embeddings: Tensor, logit_scale: float) -> Tensor:
+    """Compare image embeddings with class embeddings.
+
+        logits = logit_scale * cos(embedding, class_embedding)
+
+    Args:
+        embedding: `(batch, size)`, any length.
+        class_embeddings: `(classes, size)`, of length 1.
+        logit_scale: Multiplier, the exponential of what CLIP stores.
+
+    Returns:
+        `(batch, classes)`, float32.
+    """
+    return logit_scale * functional.normalize(embedding.float(), dim=-1) @ class_embeddings.float().T

@@ -1,0 +1,1 @@
+"""Gates: what is known of an image, and what it predicts."""

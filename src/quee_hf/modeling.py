@@ -1,0 +1,330 @@
+"""`QuEEForImageClassification`: a frozen backbone in segments, with exits, gates and several levels."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from quee_hf.backbones import get_family
+from quee_hf.backbones.block import LevelSet
+from quee_hf.backbones.loading import open_classifier
+from quee_hf.backbones.trunk import Trunk
+from quee_hf.blueprint import head_spec, path_tree, segment_costs
+from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import NotReadyError
+from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
+from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
+from quee_hf.execution.prefix_tree import tree_forward
+from quee_hf.execution.routed import routed_forward, run_path
+from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
+from quee_hf.exits.loss import scaled_exit_loss
+from quee_hf.gates.error_predictor import ErrorPredictor, encode_paths
+from quee_hf.gates.features import gate_features, num_gate_features
+from quee_hf.levels import Level
+from quee_hf.outputs import QuEEImageClassifierOutput
+from quee_hf.paths import Path
+from quee_hf.pretrained import QuEEPreTrainedModel
+from quee_hf.routing.costs import path_cost, path_costs
+from quee_hf.routing.policy import cost_lambda_per_sample
+from quee_hf.routing.router import Router
+
+
+class QuEEForImageClassification(QuEEPreTrainedModel):
+    """A trained image classifier that spends less on easy images.
+
+    The backbone is frozen; exit heads (but the last, the backbone's own) and gates can be trained. Build one
+    with `from_backbone`, load a saved one with `from_pretrained`.
+
+    In evaluation mode images are routed. In training mode `forward` runs the whole network at its most exact
+    and returns the loss that trains the exit heads; gates are trained by `quee_hf.GateTrainer`.
+
+    Args:
+        config: A complete config, with `backbone_config` and labels.
+
+    Source:
+        Regol et al. 2024 (QuEE, arXiv:2406.14404).
+    """
+
+    config: QuEEConfig
+
+    def __init__(self, config: QuEEConfig) -> None:
+        super().__init__(config)
+        level_set = LevelSet(config.level_list, is_quantized=config.quantization is not None)
+        self.trunk = Trunk(config.backbone, level_set)
+        spec = head_spec(config)
+        heads = [HEADS[config.head_type](spec) for _ in range(config.num_exits - 1)]
+        self.heads = nn.ModuleList([*heads, linear_head(spec)])
+        if get_family(config.backbone).is_contrastive:
+            self.register_buffer("class_embeddings", torch.zeros(config.num_classes, spec.num_outputs))
+        self._tree = path_tree(config)
+        first_gate = 0 if len(self._tree.children(-1)) > 1 else 1
+        self.gates = nn.ModuleDict(
+            {str(gate): self._make_gate(gate) for gate in range(first_gate, config.num_exits)}
+        )
+        self._router: tuple[object, Router] | None = None
+        self.freeze_backbone()
+        self.post_init()
+
+    def _make_gate(self, gate: int) -> ErrorPredictor:
+        config = self.config
+        paths = self._tree.paths[self._tree.first_at_depth(gate) :]
+        rows = encode_paths(paths, config.level_list, config.num_exits)
+        num_features = num_gate_features(config.num_classes) if gate else 0
+        return ErrorPredictor(num_features, rows, config.gate_hidden_size, config.path_embedding_size)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike[str] | PreTrainedModel,
+        *,
+        class_embeddings: Tensor | str | os.PathLike[str] | None = None,
+        logit_scale: float | None = None,
+        **config_fields: Any,
+    ) -> Self:
+        """Wrap a trained HF classifier; its exits and gates are new and untrained.
+
+        Args:
+            backbone: Hub id, directory, or a loaded ViT, DeiT, DINOv2 or CLIP model.
+            class_embeddings: CLIP only: `(classes, size)` text embeddings, or a safetensors file that holds
+                them as `class_embeddings` and perhaps `logit_scale`.
+            logit_scale: CLIP only: natural logarithm of what multiplies the cosine; `None` takes the
+                file's, the model's, or ln 100, in this order.
+            **config_fields: Fields of `QuEEConfig`: `exit_blocks`, `levels`, `head_type`, `id2label`, ...
+
+        Raises:
+            UnsupportedBackboneError: If the model's type is not supported or it has no trained head.
+            ValueError: If class embeddings are missing, superfluous or of the wrong shape.
+
+        Example:
+            >>> from transformers import ViTConfig, ViTForImageClassification
+            >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            ...     intermediate_size=64, image_size=16, patch_size=8, num_labels=3)
+            >>> vit = ViTForImageClassification(config)
+            >>> model = QuEEForImageClassification.from_backbone(vit, exit_blocks=[1, 2], levels=["fp32"])
+            >>> model(torch.zeros(1, 3, 16, 16)).logits.shape
+            torch.Size([1, 3])
+        """
+        source = open_classifier(backbone, class_embeddings, logit_scale)
+        fields: dict[str, Any] = {
+            "id2label": source.id2label,
+            "logit_scale": source.logit_scale,
+            **config_fields,
+        }
+        names = {int(index): name for index, name in fields["id2label"].items()}
+        fields |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        num_classes = source.modules.head.out_features
+        if source.class_embeddings is not None:
+            num_classes = len(source.class_embeddings)
+        if sorted(names) != list(range(num_classes)):
+            raise ValueError(f"`id2label` must name classes 0 to {num_classes - 1}, got {len(names)} names.")
+        model = cls(QuEEConfig(backbone_config=source.config, **fields))
+        model.trunk.copy_from(source.modules)
+        cast(ExitHead, model.heads[-1]).network.load_state_dict(source.modules.head.state_dict())
+        if source.class_embeddings is not None:
+            model.get_buffer("class_embeddings").copy_(source.class_embeddings)
+        model.train(False)
+        return model
+
+    def freeze_backbone(self) -> None:
+        """Make the exit heads but the last, and the gates, the only trainable parts."""
+        self.requires_grad_(False)
+        self.heads[:-1].requires_grad_(True)
+        self.gates.requires_grad_(True)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths that gates score, as level indices, shortest first."""
+        return self._tree.paths
+
+    @property
+    def level_list(self) -> list[Level]:
+        """The levels, from most to least exact."""
+        return self.config.level_list
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return self.config.num_classes
+
+    @property
+    def exact_level(self) -> Level:
+        """The most exact level that the model can run: "fp32" while it has float weights, else the first."""
+        return "fp32" if self.config.quantization is None else self.level_list[0]
+
+    @property
+    def router(self) -> Router:
+        """The paths with their costs; made anew when the config's cost model changes."""
+        key = (self.config.cost_model, repr(self.config.cost_table))
+        if self._router is None or self._router[0] != key:
+            self._router = (key, Router(self._tree, path_costs(self.paths, segment_costs(self.config))))
+        return self._router[1]
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Map `(batch, channels, height, width)` to tokens, `(batch, tokens, hidden)`."""
+        return self.trunk.embed(pixel_values)
+
+    def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
+        """Run the blocks of one segment, counted from 0, at a level."""
+        if self.config.quantization is None and not isinstance(level, str):
+            raise NotReadyError(f"Level {level} needs quantized weights; call `quee_hf.quantize` first.")
+        start, stop = self.config.segments[segment]
+        return self.trunk.run_blocks(hidden, start, stop, level)
+
+    def pool_exit(self, exit_index: int, hidden: Tensor) -> Tensor:
+        """Reduce tokens to what the head of an exit, counted from 0, reads: `(batch, size)`."""
+        return cast(ExitHead, self.heads[exit_index]).pool(self.trunk.norm(hidden))
+
+    def head_logits(self, exit_index: int, pooled: Tensor) -> Tensor:
+        """Map what `pool_exit` returns to class logits, `(batch, labels)`, float32."""
+        outputs = self.heads[exit_index](pooled)
+        if self.config.logit_scale is None:
+            return cast(Tensor, outputs.float())
+        return cosine_logits(outputs, self.get_buffer("class_embeddings"), self.config.logit_scale)
+
+    def exit_logits(self, exit_index: int, hidden: Tensor) -> Tensor:
+        """Class logits at an exit, counted from 0: `(batch, labels)`, float32."""
+        return self.head_logits(exit_index, self.pool_exit(exit_index, hidden))
+
+    def gate_logits(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
+        """Error logits of every path of at least `gate` segments: `(..., paths)`, float32.
+
+        Args:
+            gate: Segments run so far; gate 0 stands before the first.
+            current: `(..., labels)`, class probabilities at exit `gate`.
+            previous: The same at the exit before; uniform if there is none.
+        """
+        features = gate_features(current, previous) if gate else current
+        module = cast(ErrorPredictor, self.gates[str(gate)])
+        return cast(Tensor, module(features.to(module.output.weight.dtype)).float())
+
+    def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
+        """Predicted probability that each path is wrong; `gate_logits` through a sigmoid."""
+        return self.gate_logits(gate, current, previous).sigmoid()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        *,
+        cost_lambda: float | Tensor | None = None,
+        path: Sequence[Level] | None = None,
+        output_all_paths: bool = False,
+        **_: Any,
+    ) -> QuEEImageClassifierOutput:
+        """Classify images.
+
+        In training mode the last three arguments have no effect, and the loss is the scaled exit loss.
+
+        Args:
+            pixel_values: `(batch, channels, height, width)`.
+            labels: `(batch,)`, int64; gives the output a loss.
+            cost_lambda: What a full path's cost is worth in error probability: 0 asks for accuracy at any
+                cost, infinity for the cheapest path. One number or one per image, `(batch,)`. `None` takes
+                the config's; if that is `None` too, every image runs the whole network at the most exact
+                level.
+            path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
+            output_all_paths: Whether to return every path's logits, too.
+
+        Raises:
+            ValueError: If an argument is malformed, or both `cost_lambda` and `path` are given.
+            NotReadyError: If the model is not quantized, or its gates are not trained.
+        """
+        if self.training:
+            return self._training_forward(pixel_values, labels)
+        if cost_lambda is not None and path is not None:
+            raise ValueError("Give `cost_lambda` or `path`, not both.")
+        if cost_lambda is None and path is None:
+            cost_lambda = self.config.cost_lambda
+        if cost_lambda is None:
+            output = self._forced_forward(pixel_values, self._level_indices(path))
+        else:
+            output = self._routed_forward(pixel_values, cost_lambda)
+        if output_all_paths:
+            output.all_logits = tree_forward(self, pixel_values)
+        if labels is not None:
+            output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
+        return output
+
+    def _training_forward(self, pixel_values: Tensor, labels: Tensor | None) -> QuEEImageClassifierOutput:
+        hidden, logits = self.embed(pixel_values), []
+        for segment in range(self.config.num_exits):
+            hidden = self.run_segment(segment, self.exact_level, hidden)
+            logits.append(self.exit_logits(segment, hidden))
+        loss = None if labels is None else scaled_exit_loss(torch.stack(logits, dim=1), labels)
+        return QuEEImageClassifierOutput(loss=loss, logits=logits[-1])
+
+    def _forced_forward(self, pixel_values: Tensor, path: Path) -> QuEEImageClassifierOutput:
+        logits = run_path(self, pixel_values, path)
+        batch, unused = len(logits), self.config.num_exits - len(path)
+        row = torch.tensor([*path, *[-1] * unused], dtype=torch.int16, device=logits.device)
+        return QuEEImageClassifierOutput(
+            logits=logits,
+            exit_index=torch.full((batch,), len(path) - 1, device=logits.device),
+            path=row.repeat(batch, 1),
+            cost=torch.full((batch,), path_cost(path, segment_costs(self.config)), device=logits.device),
+            error_probability=torch.full((batch,), torch.nan, device=logits.device),
+        )
+
+    def _routed_forward(self, pixel_values: Tensor, cost_lambda: float | Tensor) -> QuEEImageClassifierOutput:
+        if "gates" not in self.config.trained_parts:
+            raise NotReadyError("The gates are not trained: use `quee_hf.GateTrainer`, or force a `path`.")
+        weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)
+        routes = routed_forward(self, pixel_values, weights)
+        paths = torch.full((len(self.paths), self.config.num_exits), -1, dtype=torch.int16)
+        for index, path in enumerate(self.paths):
+            paths[index, : len(path)] = torch.tensor(path, dtype=torch.int16)
+        rows = paths.to(routes.node.device)[routes.node]
+        return QuEEImageClassifierOutput(
+            logits=routes.logits,
+            exit_index=(rows >= 0).sum(dim=1) - 1,
+            path=rows,
+            cost=self.router.costs[routes.node],
+            error_probability=routes.error,
+        )
+
+    def _level_indices(self, path: Sequence[Level] | None) -> Path:
+        levels = self.level_list
+        if path is None:
+            return (0,) * self.config.num_exits
+        if not 1 <= len(path) <= self.config.num_exits or any(level not in levels for level in path):
+            raise ValueError(
+                f"`path` must hold 1 to {self.config.num_exits} of the levels {levels}, got {list(path)}."
+            )
+        return tuple(levels.index(level) for level in path)
+
+    def fit_operating_points(
+        self,
+        validation: Dataset[Any] | PathOutputs,
+        *,
+        lambdas: Sequence[float] = DEFAULT_LAMBDAS,
+        max_accuracy_drop: float = 0.01,
+        batch_size: int = 64,
+    ) -> list[dict[str, Any]]:
+        """Measure what each lambda costs and how accurate it is, and keep the points in the config.
+
+        The default `cost_lambda` becomes that of the cheapest point whose accuracy is at most
+        `max_accuracy_drop` below the whole network's at its most exact level, or `None` if there is none.
+
+        Args:
+            validation: Images used for nothing else, or their collected outputs.
+            lambdas: Values to measure.
+            max_accuracy_drop: Accuracy, in [0, 1], that the default may lose on these images.
+            batch_size: Images per batch.
+
+        Returns:
+            The points, as in `config.operating_points`.
+        """
+        outputs = validation
+        if not isinstance(outputs, PathOutputs):
+            outputs = collect_path_outputs(self, outputs, batch_size=batch_size, device=self.device)
+        points = measure_operating_points(self, outputs, lambdas)
+        full = self.paths.index((0,) * self.config.num_exits)
+        full_accuracy = 1 - float(outputs.is_wrong[:, full].double().mean())
+        self.config.operating_points = points
+        self.config.cost_lambda = cheapest_within(points, full_accuracy - max_accuracy_drop)
+        return points

@@ -1,0 +1,280 @@
+"""The image classification pipeline for QuEE models, and how `transformers.pipeline` comes to use it."""
+
+import base64
+import functools
+import math
+import numbers
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from huggingface_hub.utils import httpx
+from PIL import Image
+from transformers import AutoImageProcessor, BaseImageProcessor, ImageClassificationPipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import ModelOutput
+
+from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import BadImageError
+from quee_hf.execution.operating_points import lambda_for_cost
+from quee_hf.images import load_rgb
+from quee_hf.levels import Level
+
+_TASK = "image-classification"
+_MAX_SHOWN_CHARACTERS = 80  # of a source in a message: a base64 image has thousands
+
+
+class Routing(TypedDict):
+    """How one image was classified."""
+
+    exit_block: int  # block after which it left, counted from 1
+    exit_index: int  # the same as an exit, counted from 0
+    path: list[Level]  # level of each segment that was run, e.g. [8, 8, 6]
+    cost: float  # relative to the dearest path, by the config's cost model
+    error_probability: float | None  # predicted; None where no gate was asked
+
+
+class QuEEImageClassificationPipeline(ImageClassificationPipeline):
+    """Classify images, each at the cost that it needs.
+
+    Once `quee_hf` is imported, `pipeline("image-classification", model=...)` makes one of these for a QuEE model.
+    Everything that the stock pipeline does works as there, and the result is the same list of
+    `{"label", "score"}`. With `return_routing=True` the result of each image is
+    `{"scores": <that list>, "routing": <Routing>}`.
+
+    The arguments below may be given when the pipeline is made, as its defaults, or when it is called, for that
+    call. At most one of the first three may be given at once; one in a call replaces any that the pipeline was
+    made with. Without any, the config's `cost_lambda` holds; if that is `None`, every image runs the whole
+    network at its most exact level. One lambda serves a whole call: for one per image, call the model itself.
+
+    How images are read differs in three ways. More than 8 bits per channel are scaled, not clipped. What cannot
+    be read raises `BadImageError` with its name. The image processor is converted to its "pil" backend, because
+    pixels of other backends differ slightly, which near a decision changes the route; assign
+    `image_processor` after the pipeline is made to use another.
+
+    A model in training mode is put in evaluation mode, because in training mode nothing is routed.
+
+    Args:
+        cost_lambda: What a full path's cost is worth in error probability: 0 asks for accuracy at any cost,
+            infinity for the cheapest path.
+        target_cost: Highest mean cost, in [0, 1]: takes the lambda of the most accurate of the config's
+            operating points that cost no more.
+        path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
+        return_routing: Whether results tell how the image was classified.
+
+    Raises:
+        ValueError: If these contradict each other, or one has no meaning; before any image is read.
+        NotReadyError: In a call, if lambda is given, but the model's gates are not trained.
+        BadImageError: In a call, if an image cannot be read.
+
+    Example:
+        >>> from PIL import Image
+        >>> from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+        >>> from quee_hf import QuEEForImageClassification
+        >>> vit = ViTForImageClassification(ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...     intermediate_size=64, image_size=16, patch_size=8, num_labels=3))
+        >>> model = QuEEForImageClassification.from_backbone(vit, exit_blocks=[1, 2], levels=["fp32"])
+        >>> classify = pipeline("image-classification", model=model, device="cpu",
+        ...     image_processor=ViTImageProcessorPil(size={"height": 16, "width": 16}))
+        >>> classify(Image.new("RGB", (20, 10)), path=["fp32"], return_routing=True)["routing"]
+        {'exit_block': 1, 'exit_index': 0, 'path': ['fp32'], 'cost': 0.5, 'error_probability': None}
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.image_processor = _on_pil_backend(self.image_processor)
+
+    def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
+        """Accept the model: the list of stock models, which transformers compares with, cannot hold it."""
+
+    def _sanitize_parameters(
+        self,
+        *,
+        cost_lambda: float | None = None,
+        target_cost: float | None = None,
+        path: Sequence[Level] | None = None,
+        return_routing: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Check the arguments of a call, or the defaults, and say which step each is for."""
+        preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)
+        if return_routing is not None:
+            postprocess["return_routing"] = bool(return_routing)
+        return preprocess, self._route(cost_lambda, target_cost, path), postprocess
+
+    def _route(
+        self, cost_lambda: float | None, target_cost: float | None, path: Sequence[Level] | None
+    ) -> dict[str, Any]:
+        """Return both of the model's routing arguments if any is given: a call's then replace the defaults."""
+        config = self.model.config
+        choices = {"cost_lambda": cost_lambda, "target_cost": target_cost, "path": path}
+        given = [f"`{name}`" for name, value in choices.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"Give at most one of {', '.join(given)}: each alone says how to route.")
+        if path is not None:
+            return {"cost_lambda": None, "path": self._checked_path(path)}
+        if target_cost is not None:
+            target_cost = _checked_number("target_cost", target_cost, 1.0)
+            return {"cost_lambda": lambda_for_cost(config.operating_points, target_cost), "path": None}
+        if cost_lambda is not None:
+            return {"cost_lambda": _checked_number("cost_lambda", cost_lambda, math.inf), "path": None}
+        if config.cost_lambda is not None:  # transformers does not check what overrides a config's field
+            _checked_number("cost_lambda", config.cost_lambda, math.inf)
+        return {}
+
+    def _checked_path(self, path: Sequence[Level]) -> list[Level]:
+        """Return the path as a list, or raise `ValueError` as the model would, but before any work."""
+        levels, num_exits = self.model.config.level_list, self.model.config.num_exits
+        is_list = isinstance(path, Sequence) and not isinstance(path, str)
+        if not is_list or not 1 <= len(path) <= num_exits or any(level not in levels for level in path):
+            raise ValueError(
+                f"`path` must be a list of 1 to {num_exits} of the levels {levels}, got {path!r}."
+            )
+        return list(path)
+
+    def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # noqa: ANN401 - as stock
+        """Map an image, or where it is, to pixel values, `(1, channels, height, width)`.
+
+        Args:
+            image: A PIL image, a path, a URL or an image in base64; or pixels as NumPy array or tensor, which go
+                to the image processor as they are.
+            timeout: Of a download, in seconds; `None` waits forever.
+        """
+        if isinstance(image, (str, Path, Image.Image)):
+            image = _read_image(image, timeout)
+        return super().preprocess(image)
+
+    def _forward(
+        self, model_inputs: Any, cost_lambda: float | None = None, path: Sequence[Level] | None = None
+    ) -> Any:
+        """Run the model on a batch."""
+        if self.model.training:
+            self.model.eval()
+        return self.model(**model_inputs, cost_lambda=cost_lambda, path=path)
+
+    def postprocess(
+        self,
+        model_outputs: ModelOutput,
+        function_to_apply: Any = None,  # noqa: ANN401 - as stock
+        top_k: int = 5,
+        return_routing: bool = False,
+    ) -> Any:  # noqa: ANN401 - as stock
+        """Turn the output for one image into its scores, and how it was classified if that is asked for."""
+        scores = super().postprocess(model_outputs, function_to_apply=function_to_apply, top_k=top_k)
+        return {"scores": scores, "routing": self._routing(model_outputs)} if return_routing else scores
+
+    def _routing(self, model_outputs: ModelOutput) -> Routing:
+        """Describe the route of one image in plain Python, fit for JSON."""
+        config = self.model.config
+        exit_index = int(model_outputs["exit_index"][0])
+        levels = model_outputs["path"][0, : exit_index + 1].tolist()
+        error = float(model_outputs["error_probability"][0])
+        return {
+            "exit_block": config.exit_blocks[exit_index],
+            "exit_index": exit_index,
+            "path": [config.level_list[level] for level in levels],
+            "cost": float(model_outputs["cost"][0]),
+            "error_probability": None if math.isnan(error) else error,
+        }
+
+
+class ImageClassificationDispatch(ImageClassificationPipeline):
+    """Makes the pipeline that fits the model: ours for a QuEE model, the stock one for any other.
+
+    `transformers.pipeline` reads from the class what to load, before it knows the model's type.
+    """
+
+    def __new__(  # type: ignore[misc] - returns another class, so that `__init__` is not run again
+        cls, *args: Any, model: Any = None, **kwargs: Any
+    ) -> ImageClassificationPipeline:
+        """Return an instance of the class that fits, never of this one."""
+        is_quee = getattr(getattr(model, "config", None), "model_type", None) == QuEEConfig.model_type
+        fitting = QuEEImageClassificationPipeline if is_quee else ImageClassificationPipeline
+        return fitting(*args, model=model, **kwargs)
+
+
+def register_pipeline() -> bool:
+    """Let `pipeline("image-classification")` use `QuEEImageClassificationPipeline` for QuEE models.
+
+    Other models keep the stock class, and nothing is written into any config. Calling it again changes nothing.
+
+    Returns:
+        Whether it is in use. If another package has replaced the stock class, that is left alone, with a warning
+        the first time.
+
+    Source:
+        Replaces the class in the task's entry; `PIPELINE_REGISTRY.register_pipeline` would give every model ours
+        and write `custom_pipelines` into its config, which then asks for `trust_remote_code`.
+    """
+    entry = PIPELINE_REGISTRY.supported_tasks[_TASK]
+    owner = entry["impl"] if isinstance(entry["impl"], str) else _dotted_name(entry["impl"])
+    ours = _dotted_name(ImageClassificationDispatch)
+    if owner not in (ours, _dotted_name(ImageClassificationPipeline)):
+        _warn_of_owner(owner)
+        return False
+    entry["impl"] = ours
+    return True
+
+
+def _dotted_name(kind: type) -> str:
+    """Return a class's module and name, as transformers' table of tasks has them."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@functools.cache
+def _warn_of_owner(owner: str) -> None:
+    """Warn, once for each owner, that the task belongs to another package."""
+    warnings.warn(
+        f"pipeline('{_TASK}') already belongs to {owner}; for QuEE models, pass"
+        " pipeline_class=quee_hf.pipeline.QuEEImageClassificationPipeline.",
+        stacklevel=3,
+    )
+
+
+def _on_pil_backend(processor: Any) -> Any:  # noqa: ANN401 - users may pass any callable
+    """Return the image processor, made anew for Pillow if it runs on torchvision."""
+    if not isinstance(processor, BaseImageProcessor) or getattr(processor, "backend", None) != "torchvision":
+        return processor
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def _checked_number(name: str, value: object, highest: float) -> float:
+    """Return one number between 0 and `highest` as a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"`{name}` must be one number, got {type(value).__name__}. For one per image, call the model itself."
+        )
+    if not 0 <= value <= highest:
+        raise ValueError(f"`{name}` must be between 0 and {highest}, got {value}.")
+    return float(value)
+
+
+def _read_image(source: str | Path | Image.Image, timeout: float | None) -> Image.Image:
+    """Return the RGB image in a file, at a URL, in base64, or given."""
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return load_rgb(_download(source, timeout), name=source)
+    if not isinstance(source, str) or os.path.isfile(source):
+        return load_rgb(source)
+    encoded = source.partition(",")[2] if source.startswith("data:image/") else source
+    try:
+        return load_rgb(base64.b64decode("".join(encoded.split()), validate=True))
+    except ValueError as error:  # not base64, or not of an image
+        is_long = len(source) > _MAX_SHOWN_CHARACTERS
+        shown = f"{source[:_MAX_SHOWN_CHARACTERS]}..." if is_long else source
+        raise BadImageError(f"Cannot read image {shown}: no such file, and no image in base64.") from error
+
+
+def _download(url: str, timeout: float | None) -> bytes:
+    """Return what a URL holds."""
+    try:
+        response = httpx.get(url, timeout=timeout, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BadImageError(f"Cannot read image {url}: {error}.") from error
+    if not response.is_success:
+        raise BadImageError(f"Cannot read image {url}: the server answered {response.status_code}.")
+    return response.content

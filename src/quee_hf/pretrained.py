@@ -1,0 +1,89 @@
+"""`QuEEPreTrainedModel`: loading and saving, checked more strictly than transformers does."""
+
+import os
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+
+from quee_hf.checkpoints import HUB_OPTIONS, atomic_directory, check_weight_files, weight_files
+from quee_hf.configuration import QuEEConfig
+from quee_hf.gates.error_predictor import ErrorPredictor
+
+_PUSH_OPTIONS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "create_pr",
+    "revision",
+    "token",
+)
+
+
+class QuEEPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation, checked more strictly than transformers does."""
+
+    config_class = QuEEConfig
+    # Must start no key of the state dict: transformers strips or adds it where it matches keys.
+    base_model_prefix = "quee"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]  # noqa: RUF012 - the type transformers declares
+    _no_split_modules = ["Block"]  # noqa: RUF012
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Rebuild what files do not hold; modules initialise their own weights when they are made."""
+        if isinstance(module, CLIPVisionEmbeddings):
+            init.copy_(cast(Tensor, module.position_ids), torch.arange(module.num_positions).expand(1, -1))
+        elif isinstance(module, ErrorPredictor):
+            init.copy_(module.path_codes, torch.tensor(module.code_rows))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override] - all but the source goes through as keywords
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a saved model, from a directory or the Hub; options as in transformers.
+
+        Raises:
+            IncompatibleCheckpointError: If a file is damaged, the weights do not fit the config exactly or
+                are not finite, or a later version wrote them.
+            ValueError: If it is a model of another type.
+        """
+        source = pretrained_model_name_or_path
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        if (config := kwargs.pop("config", None)) is None:
+            config, kwargs = QuEEConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+        with torch.device("meta"):
+            expected = cls(config).state_dict()
+        check_weight_files(weight_files(source, **hub_options), expected)
+        kwargs = {**kwargs, **hub_options, "config": config, "use_safetensors": True}
+        loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
+        # Loading makes every float parameter trainable again.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_backbone()
+        return loaded
+
+    def freeze_backbone(self) -> None:
+        """Make only what training may change trainable; subclasses say what that is."""
+        self.requires_grad_(False)
+
+    def save_pretrained(  # type: ignore[override] - all but the directory are keywords
+        self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Save config and weights; `save_directory` changes only once all files are written.
+
+        Args:
+            save_directory: Where to; made if it does not exist.
+            push_to_hub: Whether to push the model to the Hub afterwards.
+            **kwargs: As in transformers: `max_shard_size`, and for a push `repo_id`, `token`, ...
+        """
+        if not kwargs.pop("is_main_process", True):
+            return
+        hub_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if push_to_hub and name in kwargs}
+        with atomic_directory(save_directory) as staging:
+            super().save_pretrained(staging, **kwargs)
+        if push_to_hub:
+            repo_id = hub_options.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(repo_id, **hub_options)

@@ -1,0 +1,80 @@
+"""Uniform quantization of a weight's rows and of activations. Pure functions on tensors."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class WeightCodes(NamedTuple):
+    """Integer codes of a weight and what turns them back into floats: `codes * scale`."""
+
+    codes: Tensor  # (out, in), int8, in [-2**(bits-1), 2**(bits-1) - 1]
+    scale: Tensor  # (out,), float32, weight units per code step
+
+
+def quantize_weight(weight: Tensor, scale: Tensor, bits: int) -> WeightCodes:
+    """Round a weight to signed `bits`-bit codes, one scale per output row.
+
+        codes = clip(round(weight / scale), -2**(bits - 1), 2**(bits - 1) - 1)
+
+    Args:
+        weight: `(out, in)`, float.
+        scale: `(out,)`, positive.
+        bits: Bits per code, 2 to 8.
+
+    Example:
+        >>> quantize_weight(torch.tensor([[-1.0, 0.4, 0.9]]), torch.tensor([0.5]), bits=3).codes.tolist()
+        [[-2, 1, 2]]
+    """
+    half = 2 ** (bits - 1)
+    codes = torch.round(weight.float() / scale[:, None]).clamp_(-half, half - 1)
+    return WeightCodes(codes.to(torch.int8), scale.float())
+
+
+def dequantize_weight(quantized: WeightCodes) -> Tensor:
+    """Return the `(out, in)` float32 weight that the codes stand for."""
+    return quantized.codes.float() * quantized.scale[:, None]
+
+
+def range_to_scale(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Turn an activation range into a scale and a zero point.
+
+    The range is widened to contain 0, so that 0.0 has an exact code; an empty range gets scale 1.
+
+    Args:
+        low: Smallest value to represent, any shape.
+        high: Largest value, same shape.
+        bits: Bits per code.
+
+    Returns:
+        Scale (float32) and zero point (int32, the code of 0.0, in [0, 2**bits - 1]), shaped like `low`.
+
+    Source:
+        Jacob et al. 2018 (arXiv:1712.05877), Eq. (1).
+    """
+    low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+    scale = torch.where(high > low, (high - low) / (2**bits - 1), torch.ones_like(low))
+    return scale, torch.round(-low / scale).to(torch.int32)
+
+
+def activation_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Round activations to codes counted from the zero point, kept as float32.
+
+        codes = clip(round(x / scale), -zero_point, 2**bits - 1 - zero_point)
+
+    Whole numbers in float32 multiply and add up exactly below 2**24, whatever the order of summation.
+    Products of such codes therefore do not depend on the batch they are computed in, and equal what an
+    integer kernel computes.
+
+    Args:
+        x: Any shape, float.
+        scale: Scalar tensor.
+        zero_point: Scalar tensor, int32.
+        bits: Bits per code.
+
+    Returns:
+        Shaped like `x`, float32 whole numbers; `codes * scale` approximates `x`.
+    """
+    codes = x.float().mul(scale.reciprocal()).round_()
+    return codes.clamp_(-zero_point, 2**bits - 1 - zero_point)

@@ -1,0 +1,1 @@
+"""Costs and decisions: tensors in, decisions out."""

@@ -1,0 +1,73 @@
+"""`Router`: the decision at one gate, for images that may stand at different nodes of the path tree."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from quee_hf.paths import PathTree
+from quee_hf.routing.policy import choose_paths
+
+ROOT = -1
+
+
+class Decision(NamedTuple):
+    """What a gate decided for each image."""
+
+    next_node: Tensor  # (batch,), int64; the image's own node if it is to leave here
+    error: Tensor  # (batch,), float32; predicted error of the path the gate aims for
+
+
+class Router:
+    """Decide at each gate whether an image leaves, or at which level it goes on.
+
+    Args:
+        tree: The paths that gates score.
+        costs: `(paths,)`, float32, as `quee_hf.routing.costs.path_costs` gives them.
+    """
+
+    def __init__(self, tree: PathTree, costs: Tensor) -> None:
+        self.tree = tree
+        self.costs = costs
+        num_paths = len(tree.paths)
+        # Row `num_paths` (index -1) stands for the root, before any segment.
+        reachable = torch.zeros(num_paths + 1, num_paths, dtype=torch.bool)
+        toward = torch.full((num_paths + 1, num_paths), ROOT)
+        for node in (*range(num_paths), ROOT):
+            depth = 0 if node == ROOT else len(tree.paths[node])
+            for target in tree.descendants(node):
+                reachable[node, target] = True
+                step = tree.paths[target][: depth + 1]
+                toward[node, target] = tree.index[step]
+        self._reachable, self._toward = reachable, toward
+        self._first = [tree.first_at_depth(depth) for depth in range(len(tree.paths[-1]) + 1)]
+
+    def to(self, device: torch.device) -> "Router":
+        """Move the tables to a device, in place."""
+        if self.costs.device != device:
+            self.costs = self.costs.to(device)
+            self._reachable, self._toward = self._reachable.to(device), self._toward.to(device)
+        return self
+
+    def reachable(self, depth: int, node: Tensor) -> Tensor:
+        """Which paths of at least `depth` segments can still be taken: `(len(node), paths)`, bool."""
+        return self._reachable[node, self._first[depth] :]
+
+    def only_child(self, node: int) -> int | None:
+        """Return the next node if there is nothing to decide at `node`, else `None`."""
+        children = self.tree.children(node)
+        return children[0] if node == ROOT and len(children) == 1 else None
+
+    def decide(self, depth: int, node: Tensor, errors: Tensor, cost_lambda: Tensor) -> Decision:
+        """Take one step towards the path with the lowest expected loss.
+
+        Args:
+            depth: Segments run so far; all images stand at this depth.
+            node: `(batch,)`, int64, each image's node; `ROOT` before the first segment.
+            errors: `(batch, paths of at least this depth)`, predicted error probabilities.
+            cost_lambda: `(batch,)`, float32.
+        """
+        first = self._first[depth]
+        chosen = choose_paths(errors, self.costs[first:], cost_lambda, self.reachable(depth, node))
+        error = errors.gather(1, chosen[:, None]).squeeze(1)
+        return Decision(self._toward[node, chosen + first], error)

@@ -1,0 +1,47 @@
+"""Training arguments that suit heads and gates; any `TrainingArguments` will do."""
+
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+
+
+def recommended_arguments(output_dir: str, **overrides: Any) -> TrainingArguments:
+    """Return arguments for training heads or gates: Adam at the paper's rate, the best epoch kept.
+
+    Learning rate 1e-3, weight decay 1e-4, evaluated and saved every epoch; trainers then stop early.
+
+    Args:
+        output_dir: Where checkpoints go.
+        **overrides: Any field of `TrainingArguments`.
+
+    Source:
+        Regol et al. 2024 (arXiv:2406.14404), §7.1.4. Differs: AdamW, and a cosine schedule.
+    """
+    fields: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "lr_scheduler_type": "cosine",
+        "num_train_epochs": 20,
+        "per_device_train_batch_size": 128,
+        "per_device_eval_batch_size": 256,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "logging_strategy": "epoch",
+        "report_to": "none",
+        "remove_unused_columns": False,
+    }
+    return TrainingArguments(output_dir, **{**fields, **overrides})
+
+
+def with_early_stopping(
+    callbacks: list[TrainerCallback] | None, args: TrainingArguments, patience: int
+) -> list[TrainerCallback]:
+    """Add early stopping to the callbacks if the arguments keep the best model and it is not there yet."""
+    callbacks = list(callbacks or [])
+    has_one = any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks)
+    if args.load_best_model_at_end and not has_one:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
+    return callbacks

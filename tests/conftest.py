@@ -1,0 +1,19 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any test imports a Hugging Face library
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of the real models and images; `QUEE_REQUIRE_ASSETS=1` turns skipping into failing."""
+    repository = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("QUEE_ASSETS", repository.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        message = f"No real models and images in {folder}; set QUEE_ASSETS."
+        (pytest.fail if os.environ.get("QUEE_REQUIRE_ASSETS") == "1" else pytest.skip)(message)
+    return folder
