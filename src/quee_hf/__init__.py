@@ -1,6 +1,7 @@
 """Trained vision transformers that spend less on easy images.
 
-Importing the package registers the config and the model with the Auto classes of transformers.
+Importing the package registers the config and the model with the Auto classes of transformers, and its
+pipeline for image classification.
 """
 
 from transformers import AutoConfig, AutoModelForImageClassification
@@ -17,6 +18,7 @@ from quee_hf.errors import (
 )
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
+from quee_hf.pipeline import register_pipeline
 from quee_hf.pretrained import QuEEPreTrainedModel
 from quee_hf.quantize import quantize
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
@@ -42,3 +44,4 @@ __all__ = [
 
 AutoConfig.register(QuEEConfig.model_type, QuEEConfig, exist_ok=True)
 AutoModelForImageClassification.register(QuEEConfig, QuEEForImageClassification, exist_ok=True)
+register_pipeline()

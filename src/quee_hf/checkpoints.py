@@ -34,8 +34,8 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary directory; when the block ends well, its files replace those in `target`.
 
-    A new `target` appears in one step. Into an existing one, files are moved one by one, `config.json` last;
-    other files stay, except weights of an earlier save. If the block fails, `target` is as it was.
+    A new `target` appears in one step. Into an existing one, files are moved one by one, `config.json` last,
+    when the weights of an earlier save are gone; other files stay. If the block fails, `target` is as it was.
 
     Raises:
         NotADirectoryError: If `target` exists and is not a directory.
@@ -44,7 +44,9 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} exists and is not a directory.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=target.parent))
+    # Files can only be moved within one file system, and an existing target may be a mounted one.
+    parent = target if target.exists() else target.parent
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=parent))
     try:
         yield staging
         # `mkdtemp` makes private directories; a saved model is readable like any other.
@@ -65,12 +67,15 @@ def _umask() -> int:
 
 def _replace_files(staging: Path, target: Path) -> None:
     new = {path.name for path in staging.iterdir()}
-    for name in sorted(new, key=lambda name: name == "config.json"):
+    for name in new - {"config.json"}:
         os.replace(staging / name, target / name)
     if any(name.endswith(".safetensors") for name in new):
         for stale in (*target.glob("model*.safetensors"), *target.glob("model*.safetensors.index.json")):
             if stale.name not in new:
                 stale.unlink()
+    # Last: until it is replaced, whatever is loaded belongs to no newer config.
+    if "config.json" in new:
+        os.replace(staging / "config.json", target / "config.json")
 
 
 def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str]:

@@ -13,6 +13,7 @@ from quee_hf.levels import Level, check_level, level_bits
 FORMAT_VERSION = 1
 HEAD_TYPES = ("linear", "ssa")
 GATE_TYPES = ("error_predictor",)
+GATE_FEATURES = ("confidence", "probabilities")
 COST_MODELS = ("bitops", "flops", "latency")
 FIRST_LEVELS = ("highest", "any")
 TRAINABLE_PARTS = ("heads", "gates")
@@ -46,6 +47,8 @@ class QuEEConfig(PreTrainedConfig):
         head_type: "linear" (the backbone's own kind of head) or "ssa" (mean patch token, two layers).
         head_hidden_size: Width of an SSA head's hidden layer.
         gate_type: Which gate decides; "error_predictor" is QuEE's.
+        gate_features: What a gate knows of an image: "confidence" (how sure this exit and the one before are)
+            or "probabilities" (all class probabilities of both, the paper's choice).
         gate_hidden_size: Width of a gate's hidden layer.
         path_embedding_size: Size to which a path's code is embedded in a gate.
         max_paths: Most paths that gates score; more are sampled down to this many.
@@ -84,6 +87,7 @@ class QuEEConfig(PreTrainedConfig):
     head_type: str = "linear"
     head_hidden_size: int = 256
     gate_type: str = "error_predictor"
+    gate_features: str = "confidence"
     gate_hidden_size: int = 32
     path_embedding_size: int = 8
     max_paths: int = 50
@@ -130,7 +134,10 @@ class QuEEConfig(PreTrainedConfig):
                 f"The model was saved in format {version}; this quee_hf reads up to {FORMAT_VERSION}. Run"
                 " `pip install -U quee-hf`."
             )
-        return super().from_dict(config_dict, **kwargs)
+        loaded: Any = super().from_dict(config_dict, **kwargs)
+        # What `from_pretrained` is asked to override is set after the checks of construction.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        return loaded
 
     @property
     def backbone(self) -> PreTrainedConfig:
@@ -190,6 +197,7 @@ class QuEEConfig(PreTrainedConfig):
         choices = {
             "head_type": HEAD_TYPES,
             "gate_type": GATE_TYPES,
+            "gate_features": GATE_FEATURES,
             "cost_model": COST_MODELS,
             "first_level": FIRST_LEVELS,
         }

@@ -24,7 +24,7 @@ from quee_hf.execution.routed import routed_forward, run_path
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.loss import scaled_exit_loss
 from quee_hf.gates.error_predictor import ErrorPredictor, encode_paths
-from quee_hf.gates.features import gate_features, num_gate_features
+from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.levels import Level
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.paths import Path
@@ -74,7 +74,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         config = self.config
         paths = self._tree.paths[self._tree.first_at_depth(gate) :]
         rows = encode_paths(paths, config.level_list, config.num_exits)
-        num_features = num_gate_features(config.num_classes) if gate else 0
+        num_features = GATE_FEATURES[config.gate_features].size(config.num_classes) if gate else 0
         return ErrorPredictor(num_features, rows, config.gate_hidden_size, config.path_embedding_size)
 
     @classmethod
@@ -198,7 +198,9 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             current: `(..., labels)`, class probabilities at exit `gate`.
             previous: The same at the exit before; uniform if there is none.
         """
-        features = gate_features(current, previous) if gate else current
+        features = current
+        if gate:
+            features = GATE_FEATURES[self.config.gate_features].compute(current, previous)
         module = cast(ErrorPredictor, self.gates[str(gate)])
         return cast(Tensor, module(features.to(module.output.weight.dtype)).float())
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported by a module `__getattr__`
 from PIL import Image
-from transformers import AutoImageProcessor, BaseImageProcessor, ImageClassificationPipeline
+from transformers import AutoImageProcessor, ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
@@ -40,20 +40,21 @@ class Routing(TypedDict):
 class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     """Classify images, each at the cost that it needs.
 
-    Once `quee_hf` is imported, `pipeline("image-classification", model=...)` makes one of these for a QuEE model.
-    Everything that the stock pipeline does works as there, and the result is the same list of
-    `{"label", "score"}`. With `return_routing=True` the result of each image is
-    `{"scores": <that list>, "routing": <Routing>}`.
+    Once `quee_hf` is imported, `pipeline("image-classification", model=...)` makes one of these for a QuEE
+    model. All that the stock pipeline does works as there, and the result is the same list of
+    `{"label", "score"}`. With `return_routing=True` the result for each image is a dict: `"scores"`, that
+    list, and `"routing"`, a `Routing`.
 
-    The arguments below may be given when the pipeline is made, as its defaults, or when it is called, for that
-    call. At most one of the first three may be given at once; one in a call replaces any that the pipeline was
-    made with. Without any, the config's `cost_lambda` holds; if that is `None`, every image runs the whole
-    network at its most exact level. One lambda serves a whole call: for one per image, call the model itself.
+    The arguments below may be given when the pipeline is made, as its defaults, or when it is called, for
+    that call. At most one of the first three may be given at once; one in a call replaces any that the
+    pipeline was made with. Without any, the config's `cost_lambda` holds; if that is `None`, every image runs
+    the whole network at its most exact level. One lambda serves a whole call: for one per image, call the
+    model itself.
 
-    How images are read differs in three ways. More than 8 bits per channel are scaled, not clipped. What cannot
-    be read raises `BadImageError` with its name. The image processor is converted to its "pil" backend, because
-    pixels of other backends differ slightly, which near a decision changes the route; assign
-    `image_processor` after the pipeline is made to use another.
+    Images are read differently in three ways. More than 8 bits per channel are scaled, not clipped. What
+    cannot be read raises `BadImageError` with its name. An image processor that runs on torchvision is
+    converted to its "pil" backend, as the pixels of the two differ slightly, which changes some routes;
+    assign `image_processor` after the pipeline is made to use another.
 
     A model in training mode is put in evaluation mode, because in training mode nothing is routed.
 
@@ -66,7 +67,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         return_routing: Whether results tell how the image was classified.
 
     Raises:
-        ValueError: If these contradict each other, or one has no meaning; before any image is read.
+        ValueError: If these contradict each other, or one has no meaning; before any image is classified.
         NotReadyError: In a call, if lambda is given, but the model's gates are not trained.
         BadImageError: In a call, if an image cannot be read.
 
@@ -74,8 +75,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         >>> from PIL import Image
         >>> from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
         >>> from quee_hf import QuEEForImageClassification
-        >>> vit = ViTForImageClassification(ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        ...     intermediate_size=64, image_size=16, patch_size=8, num_labels=3))
+        >>> vit = ViTForImageClassification(ViTConfig(hidden_size=32, num_hidden_layers=2, image_size=16,
+        ...     num_attention_heads=2, intermediate_size=64, patch_size=8, num_labels=3))
         >>> model = QuEEForImageClassification.from_backbone(vit, exit_blocks=[1, 2], levels=["fp32"])
         >>> classify = pipeline("image-classification", model=model, device="cpu",
         ...     image_processor=ViTImageProcessorPil(size={"height": 16, "width": 16}))
@@ -84,13 +85,13 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.image_processor = _on_pil_backend(self.image_processor)
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
         """Accept the model: the list of stock models, which transformers compares with, cannot hold it."""
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         *,
         cost_lambda: float | None = None,
@@ -100,7 +101,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Check the arguments of a call, or the defaults, and say which step each is for."""
-        preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)
+        preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)  # type: ignore[no-untyped-call]
         if return_routing is not None:
             postprocess["return_routing"] = bool(return_routing)
         return preprocess, self._route(cost_lambda, target_cost, path), postprocess
@@ -108,8 +109,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     def _route(
         self, cost_lambda: float | None, target_cost: float | None, path: Sequence[Level] | None
     ) -> dict[str, Any]:
-        """Return both of the model's routing arguments if any is given: a call's then replace the defaults."""
-        config = self.model.config
+        """Return the model's routing arguments, both if any is given: a call's then replace the defaults."""
         choices = {"cost_lambda": cost_lambda, "target_cost": target_cost, "path": path}
         given = [f"`{name}`" for name, value in choices.items() if value is not None]
         if len(given) > 1:
@@ -118,11 +118,10 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             return {"cost_lambda": None, "path": self._checked_path(path)}
         if target_cost is not None:
             target_cost = _checked_number("target_cost", target_cost, 1.0)
-            return {"cost_lambda": lambda_for_cost(config.operating_points, target_cost), "path": None}
+            points = self.model.config.operating_points
+            return {"cost_lambda": lambda_for_cost(points, target_cost), "path": None}
         if cost_lambda is not None:
             return {"cost_lambda": _checked_number("cost_lambda", cost_lambda, math.inf), "path": None}
-        if config.cost_lambda is not None:  # transformers does not check what overrides a config's field
-            _checked_number("cost_lambda", config.cost_lambda, math.inf)
         return {}
 
     def _checked_path(self, path: Sequence[Level]) -> list[Level]:
@@ -135,19 +134,19 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             )
         return list(path)
 
-    def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # noqa: ANN401 - as stock
-        """Map an image, or where it is, to pixel values, `(1, channels, height, width)`.
+    def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # type: ignore[override]
+        """Map an image to pixel values, `(1, channels, height, width)`.
 
         Args:
-            image: A PIL image, a path, a URL or an image in base64; or pixels as NumPy array or tensor, which go
-                to the image processor as they are.
+            image: A PIL image, a path, a URL or an image in base64; or pixels as NumPy array or tensor, which
+                go to the image processor as they are.
             timeout: Of a download, in seconds; `None` waits forever.
         """
         if isinstance(image, (str, Path, Image.Image)):
             image = _read_image(image, timeout)
-        return super().preprocess(image)
+        return super().preprocess(image)  # type: ignore[no-untyped-call]
 
-    def _forward(
+    def _forward(  # type: ignore[override]
         self, model_inputs: Any, cost_lambda: float | None = None, path: Sequence[Level] | None = None
     ) -> Any:
         """Run the model on a batch."""
@@ -155,15 +154,11 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             self.model.eval()
         return self.model(**model_inputs, cost_lambda=cost_lambda, path=path)
 
-    def postprocess(
-        self,
-        model_outputs: ModelOutput,
-        function_to_apply: Any = None,  # noqa: ANN401 - as stock
-        top_k: int = 5,
-        return_routing: bool = False,
-    ) -> Any:  # noqa: ANN401 - as stock
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: ModelOutput, *, return_routing: bool = False, **stock_parameters: Any
+    ) -> Any:
         """Turn the output for one image into its scores, and how it was classified if that is asked for."""
-        scores = super().postprocess(model_outputs, function_to_apply=function_to_apply, top_k=top_k)
+        scores = super().postprocess(model_outputs, **stock_parameters)  # type: ignore[no-untyped-call]
         return {"scores": scores, "routing": self._routing(model_outputs)} if return_routing else scores
 
     def _routing(self, model_outputs: ModelOutput) -> Routing:
@@ -187,28 +182,24 @@ class ImageClassificationDispatch(ImageClassificationPipeline):
     `transformers.pipeline` reads from the class what to load, before it knows the model's type.
     """
 
-    def __new__(  # type: ignore[misc] - returns another class, so that `__init__` is not run again
-        cls, *args: Any, model: Any = None, **kwargs: Any
-    ) -> ImageClassificationPipeline:
-        """Return an instance of the class that fits, never of this one."""
+    def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> ImageClassificationPipeline:  # type: ignore[misc]
+        """Return an instance of the class that fits. It is not this one, so `__init__` is not run again."""
         is_quee = getattr(getattr(model, "config", None), "model_type", None) == QuEEConfig.model_type
         fitting = QuEEImageClassificationPipeline if is_quee else ImageClassificationPipeline
-        return fitting(*args, model=model, **kwargs)
+        return fitting(model, *args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def register_pipeline() -> bool:
     """Let `pipeline("image-classification")` use `QuEEImageClassificationPipeline` for QuEE models.
 
-    Other models keep the stock class, and nothing is written into any config. Calling it again changes nothing.
+    Other models keep the stock class, and no config is changed. Calling it again changes nothing.
 
     Returns:
-        Whether it is in use. If another package has replaced the stock class, that is left alone, with a warning
-        the first time.
-
-    Source:
-        Replaces the class in the task's entry; `PIPELINE_REGISTRY.register_pipeline` would give every model ours
-        and write `custom_pipelines` into its config, which then asks for `trust_remote_code`.
+        Whether it is in use. If another package has replaced the stock class, that is left alone, with a
+        warning the first time.
     """
+    # `PIPELINE_REGISTRY.register_pipeline` would give every model our class, and when one is saved write
+    # `custom_pipelines` into its config, which then cannot be loaded without `trust_remote_code`.
     entry = PIPELINE_REGISTRY.supported_tasks[_TASK]
     owner = entry["impl"] if isinstance(entry["impl"], str) else _dotted_name(entry["impl"])
     ours = _dotted_name(ImageClassificationDispatch)
@@ -234,9 +225,9 @@ def _warn_of_owner(owner: str) -> None:
     )
 
 
-def _on_pil_backend(processor: Any) -> Any:  # noqa: ANN401 - users may pass any callable
+def _on_pil_backend(processor: Any) -> Any:
     """Return the image processor, made anew for Pillow if it runs on torchvision."""
-    if not isinstance(processor, BaseImageProcessor) or getattr(processor, "backend", None) != "torchvision":
+    if getattr(processor, "backend", None) != "torchvision":
         return processor
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
@@ -247,11 +238,12 @@ def _checked_number(name: str, value: object, highest: float) -> float:
     """Return one number between 0 and `highest` as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"`{name}` must be one number, got {type(value).__name__}. For one per image, call the model itself."
+            f"`{name}` must be a number, got {type(value).__name__}. For one per image, call the model."
         )
-    if not 0 <= value <= highest:
-        raise ValueError(f"`{name}` must be between 0 and {highest}, got {value}.")
-    return float(value)
+    number = float(value)
+    if not 0 <= number <= highest:  # NaN compares false
+        raise ValueError(f"`{name}` must be between 0 and {highest}, got {number}.")
+    return number
 
 
 def _read_image(source: str | Path | Image.Image, timeout: float | None) -> Image.Image:

@@ -42,7 +42,7 @@ class QuEEPreTrainedModel(PreTrainedModel):
             init.copy_(module.path_codes, torch.tensor(module.code_rows))
 
     @classmethod
-    def from_pretrained(  # type: ignore[override] - all but the source goes through as keywords
+    def from_pretrained(  # type: ignore[override]  # all but the source goes through as keywords
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
     ) -> Any:
         """Load a saved model, from a directory or the Hub; options as in transformers.
@@ -69,7 +69,7 @@ class QuEEPreTrainedModel(PreTrainedModel):
         """Make only what training may change trainable; subclasses say what that is."""
         self.requires_grad_(False)
 
-    def save_pretrained(  # type: ignore[override] - all but the directory are keywords
+    def save_pretrained(  # type: ignore[override]  # all but the directory are keywords
         self, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
         """Save config and weights; `save_directory` changes only once all files are written.

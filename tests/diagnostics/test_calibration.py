@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quee_hf.diagnostics.calibration import error_auroc, expected_calibration_error, root_mean_square_error
+
+# The same examples in every run, and no time limit: the machine may be busy.
+steady = settings(derandomize=True, deadline=None, max_examples=60)
 
 # A grid of predictions, so that ties are common, as with error targets from clusters.
 predictions = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=60)
@@ -36,7 +39,7 @@ def slow_ece(predicted_error, is_wrong, num_bins):
 
 class TestExpectedCalibrationError:
     def test_by_hand(self):
-        # Bins {0.1, 0.2} with one of two wrong and {0.6, 0.8} with both wrong: gaps 0.35 and 0.3, each of half.
+        # Bins {0.1, 0.2}, one of two wrong, and {0.6, 0.8}, both wrong: gaps 0.35 and 0.3, each of half.
         ece = expected_calibration_error([0.8, 0.1, 0.6, 0.2], [1, 0, 1, 1], num_bins=2)
         assert ece == pytest.approx((0.35 + 0.3) / 2, abs=1e-12)
 
@@ -52,6 +55,7 @@ class TestExpectedCalibrationError:
         wrong = [1] * 30 + [0] * 70
         assert expected_calibration_error([0.2] * 100, wrong) == pytest.approx(0.1, abs=1e-12)
 
+    @steady
     @given(predictions, st.randoms(), st.integers(1, 20))
     def test_order_of_images_does_not_matter(self, drawn, random, num_bins):
         shuffled = random.sample(drawn, len(drawn))
@@ -60,6 +64,7 @@ class TestExpectedCalibrationError:
         )
         assert first == pytest.approx(second, abs=1e-12)
 
+    @steady
     @given(predictions, st.integers(1, 20))
     def test_is_at_least_the_overall_gap_and_at_most_one(self, drawn, num_bins):
         predicted, wrong = as_arrays(drawn)
@@ -79,6 +84,7 @@ class TestExpectedCalibrationError:
 
 
 class TestAuroc:
+    @steady
     @given(predictions)
     def test_equals_the_share_of_ordered_pairs(self, drawn):
         predicted, wrong = as_arrays(drawn)

@@ -1,11 +1,12 @@
 """Tests of `quee_hf.diagnostics.curves`, against values by hand and against slow loops."""
 
+import itertools
 import math
 import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quee_hf.diagnostics import curves
@@ -16,6 +17,9 @@ from quee_hf.diagnostics.curves import (
     undominated_points,
     wilson_interval,
 )
+
+# The same examples in every run, and no time limit: the machine may be busy.
+steady = settings(derandomize=True, deadline=None, max_examples=60)
 
 # A grid, so that ties of cost and of accuracy are common.
 points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 10)), min_size=1, max_size=8)
@@ -40,13 +44,13 @@ def slow_accuracy(costs, accuracies, budget):
     frontier = slow_frontier(costs, accuracies)
     if budget < frontier[0][0]:
         return 0.0
-    for (cost, accuracy), (next_cost, next_accuracy) in zip(frontier, frontier[1:], strict=False):
+    for (cost, accuracy), (next_cost, next_accuracy) in itertools.pairwise(frontier):
         if budget < next_cost:
             return accuracy + (next_accuracy - accuracy) * (budget - cost) / (next_cost - cost)
     return frontier[-1][1]
 
 
-def slow_area(costs, accuracies, low, high, num_steps=4000):
+def slow_area(costs, accuracies, low, high, num_steps=1000):
     """Sum the middles of many thin slices."""
     width = (high - low) / num_steps
     middles = (low + (step + 0.5) * width for step in range(num_steps))
@@ -54,12 +58,14 @@ def slow_area(costs, accuracies, low, high, num_steps=4000):
 
 
 class TestUndominatedPoints:
+    @steady
     @given(points)
     def test_equals_the_definition(self, drawn):
         costs, accuracies = as_arrays(drawn)
         kept = np.transpose(undominated_points(costs, accuracies)).tolist()
         assert [tuple(point) for point in kept] == slow_frontier(costs, accuracies)
 
+    @steady
     @given(points)
     def test_second_pass_changes_nothing(self, drawn):
         once = undominated_points(*as_arrays(drawn))
@@ -82,29 +88,34 @@ class TestArea:
     def test_all_points_dearer_than_the_range_give_nothing(self):
         assert area_under_curve([1.5, 2.0], [0.5, 0.9]) == 0.0
 
+    @steady
     @given(points)
     def test_equals_thin_slices(self, drawn):
         costs, accuracies = as_arrays(drawn)
-        # Slices of 0.0002 around the jump from 0 are wrong by at most one slice, 1 / 4000 of the range; where
-        # the line bends the error is of second order.
+        # Around the jump from 0 the sum is wrong by at most one slice, 1 / 1000 of the range; where the line
+        # bends, by second order: slopes of up to 10 within a slice of 0.0008.
         expected = slow_area(costs, accuracies, 0.2, 1.0)
-        assert area_under_curve(costs, accuracies) == pytest.approx(expected, abs=1 / 4000 + 1e-6)
+        assert area_under_curve(costs, accuracies) == pytest.approx(expected, abs=1 / 1000 + 1e-5)
 
+    @steady
     @given(points, st.randoms())
     def test_order_of_points_does_not_matter(self, drawn, random):
         shuffled = random.sample(drawn, len(drawn))
         assert area_under_curve(*as_arrays(shuffled)) == area_under_curve(*as_arrays(drawn))
 
+    @steady
     @given(points, st.integers(0, 5), st.integers(0, 5))
     def test_dominated_points_do_not_matter(self, drawn, extra_cost, lost_accuracy):
         worse = [*drawn, (drawn[0][0] + extra_cost, drawn[0][1] - lost_accuracy)]
         assert area_under_curve(*as_arrays(worse)) == area_under_curve(*as_arrays(drawn))
 
+    @steady
     @given(points)
     def test_lies_between_nothing_and_the_best_point(self, drawn):
         costs, accuracies = as_arrays(drawn)
         assert 0 <= area_under_curve(costs, accuracies) <= max(accuracies) + 1e-12
 
+    @steady
     @given(points)
     def test_ranges_add_up(self, drawn):
         costs, accuracies = as_arrays(drawn)
@@ -121,6 +132,7 @@ class TestCostAtAccuracy:
         assert cost_at_accuracy(costs, accuracies, 0.1) == 0.2
         assert cost_at_accuracy(costs, accuracies, 0.96) is None
 
+    @steady
     @given(points, st.floats(0, 1))
     def test_the_curve_reaches_the_accuracy_there_and_not_before(self, drawn, accuracy):
         costs, accuracies = as_arrays(drawn)
@@ -165,7 +177,7 @@ class TestWilson:
             assert distance == pytest.approx(reach, abs=1e-9)
 
     def test_covers_as_often_as_promised(self):
-        # Exact coverage at p = 0.9, n = 100, summed over all outcomes; near but not at 0.95, as it is discrete.
+        # Exact coverage at p = 0.9, n = 100, summed over all outcomes; near 0.95 only, as counts are whole.
         covered = sum(
             math.comb(100, correct) * 0.9**correct * 0.1 ** (100 - correct)
             for correct in range(101)
@@ -227,9 +239,10 @@ class TestBootstrap:
         monkeypatch.setattr(curves, "_COUNTS_PER_CHUNK", 60 * 8)
         assert bootstrap_area_difference(*a, *b, num_resamples=50, seed=3) == pytest.approx(whole, abs=1e-12)
 
-    def test_equal_curves_differ_by_exactly_nothing(self):
+    def test_equal_curves_do_not_differ(self):
         a = random_curve(np.random.default_rng(2), 5, 100, 0.9)
-        assert bootstrap_area_difference(*a, *a, num_resamples=100, seed=0) == (0.0, 0.0, 0.0)
+        result = bootstrap_area_difference(*a, *a, num_resamples=100, seed=0)
+        assert result == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)  # columns of a product round differently
 
     def test_swapping_mirrors_the_interval(self):
         rng = np.random.default_rng(3)

@@ -1,6 +1,7 @@
 """Open a trained HF classifier, and refuse one whose head would be random."""
 
 import copy
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,20 +84,22 @@ def open_classifier(
         raise ValueError(
             "A CLIP model needs `class_embeddings`: one text embedding per class, (classes, size)."
         )
-    if logit_scale is None and isinstance(model, CLIPModel):
-        logit_scale = float(model.logit_scale)
     config = copy.deepcopy(config)
     config.projection_dim = modules.head.out_features
-    embeddings, multiplier = _read_class_embeddings(class_embeddings, logit_scale, config.projection_dim)
+    embeddings, stored_scale = _read_class_embeddings(class_embeddings, config.projection_dim)
+    own_scale = model.logit_scale.item() if isinstance(model, CLIPModel) else DEFAULT_LOGIT_SCALE
+    scale = next(value for value in (logit_scale, stored_scale, own_scale) if value is not None)
     names = {index: f"LABEL_{index}" for index in range(len(embeddings))}
-    return SourceClassifier(config, modules, names, embeddings, multiplier)
+    return SourceClassifier(config, modules, names, embeddings, math.exp(scale))
 
 
 def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
     """Load an HF classifier in float32."""
     config = AutoConfig.from_pretrained(source)
-    if config.model_type in ("clip", "clip_vision_model"):
-        loader: Any = CLIPVisionModelWithProjection
+    if config.model_type == "clip":
+        loader: Any = CLIPModel  # the whole, for its projection size and logit scale
+    elif config.model_type == "clip_vision_model":
+        loader = CLIPVisionModelWithProjection
     elif config.model_type in BACKBONES:
         loader = AutoModelForImageClassification
     else:
@@ -104,7 +107,7 @@ def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
             f"{source} is of type {config.model_type!r}; supported are {sorted([*BACKBONES, 'clip'])}."
         )
     model, info = loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("text_")):
         raise UnsupportedBackboneError(
             f"{source} is not a trained classifier: it lacks {', '.join(missing[:5])}. Fine-tune it first, or"
             " name a checkpoint that has a classification head."
@@ -113,12 +116,12 @@ def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
 
 
 def _read_class_embeddings(
-    class_embeddings: Tensor | str | os.PathLike[str], logit_scale: float | None, size: int
-) -> tuple[Tensor, float]:
-    """Return normalised class embeddings, `(classes, size)` float32, and the multiplier of the cosine."""
+    class_embeddings: Tensor | str | os.PathLike[str], size: int
+) -> tuple[Tensor, float | None]:
+    """Return normalised class embeddings, `(classes, size)` float32, and the logit scale stored beside them."""
+    stored_scale = None
     if not isinstance(class_embeddings, Tensor):
         class_embeddings, stored_scale = _read_embedding_file(Path(class_embeddings))
-        logit_scale = stored_scale if logit_scale is None else logit_scale
     if (
         class_embeddings.ndim != 2
         or class_embeddings.shape[1] != size
@@ -128,8 +131,7 @@ def _read_class_embeddings(
             f"`class_embeddings` must be finite and of shape (classes, {size}), got"
             f" {tuple(class_embeddings.shape)}."
         )
-    multiplier = torch.tensor(DEFAULT_LOGIT_SCALE if logit_scale is None else logit_scale).double().exp()
-    return functional.normalize(class_embeddings.detach().float(), dim=-1), float(multiplier)
+    return functional.normalize(class_embeddings.detach().float(), dim=-1), stored_scale
 
 
 def _read_embedding_file(path: Path) -> tuple[Tensor, float | None]:

@@ -1,1 +1,5 @@
-"""The `quee` command, one file a verb."""
+"""The command `quee`. Nothing heavy is imported before a verb runs: `quee --help` is to be instant."""
+
+from quee_hf.cli.app import main
+
+__all__ = ["main"]

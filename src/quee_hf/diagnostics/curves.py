@@ -74,9 +74,9 @@ def cost_at_accuracy(costs: ArrayLike, accuracies: ArrayLike, accuracy: float) -
         The cost, or None if no point reaches the accuracy.
 
     Example:
-        >>> cost_at_accuracy([0.2, 0.6], [0.5, 0.9], accuracy=0.7)
-        0.4
-        >>> cost_at_accuracy([0.2, 0.6], [0.5, 0.9], accuracy=0.95) is None
+        >>> cost_at_accuracy([0.25, 0.75], [0.5, 1.0], accuracy=0.625)
+        0.375
+        >>> cost_at_accuracy([0.25, 0.75], [0.5, 0.9], accuracy=0.95) is None
         True
     """
     kept_costs, kept_accuracies = undominated_points(costs, accuracies)

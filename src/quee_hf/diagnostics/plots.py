@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import Container
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.text import Text
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -24,10 +24,9 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _LINE_MARKERS = ("o", "s", "^", "v", "P", "X")
 _POINT_MARKERS = ("D", "h", "<", "p", ">", "8")
 _DOTS_PER_INCH = 150
-_MAX_TICKS = 12
+_MAX_TICKS = 9
 # The sheet of images, in inches.
 _CELL, _MARGIN, _HEADING, _LINE = 1.6, 0.12, 0.42, 0.15
-_MAX_CHARACTERS = 30  # what fits under an image
 _FEW_PIXELS = 128  # images narrower than this are enlarged without smoothing
 
 
@@ -43,7 +42,7 @@ def plot_accuracy_cost(
         path: File to write; its suffix decides the format.
         title: Above the picture.
     """
-    figure = _new_figure(7.5, 4.5)
+    figure = _new_figure(7.5, 4.5, layout="constrained")
     axes = figure.add_subplot()
     for position, (name, (costs, accuracies, interval)) in enumerate(curves.items()):
         color, marker = _pick(_COLORS, position), _pick(_LINE_MARKERS, position)
@@ -63,7 +62,7 @@ def plot_accuracy_cost(
     axes.set_xlabel("Mean cost, relative to the full model")
     axes.set_ylabel("Accuracy")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(xmax=1.0))
+        axis.set_major_formatter(_percent)
     axes.grid(visible=True, color="0.88")
     _add_legend(figure, axes.get_lines())
     _save(figure, path)
@@ -85,7 +84,7 @@ def plot_image_sheet(easy: Sequence[Captioned], hard: Sequence[Captioned], path:
         raise ValueError("There are no images to draw.")
     width = _MARGIN + _CELL * max(2, *(len(row) for _, row in rows))
     heights = [_HEADING + _CELL + _LINE * max(len(lines) for _, lines in row) + _MARGIN for _, row in rows]
-    figure = _new_figure(width, sum(heights), layout="none")
+    figure = _new_figure(width, sum(heights))
     top = sum(heights)
     for (heading, row), height in zip(rows, heights, strict=True):
         figure.text(
@@ -123,7 +122,7 @@ def plot_exit_shares(
         raise ValueError(
             f"Expected shares of {len(lambdas)} lambdas x {len(exit_blocks)} exits, got {heights.shape}."
         )
-    figure = _new_figure(7.5, 4.0)
+    figure = _new_figure(7.5, 4.0, layout="constrained")
     axes = figure.add_subplot()
     colors = mpl.colormaps["viridis"](np.linspace(0.92, 0.08, len(exit_blocks)))
     columns = np.arange(len(lambdas))
@@ -139,7 +138,7 @@ def plot_exit_shares(
     axes.set_xticks(shown, [f"{lambdas[column]:.3g}" for column in shown])
     axes.margins(x=0.01)
     axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_title(title, parse_math=False)
     axes.set_xlabel("λ, weight of the cost")
     axes.set_ylabel("Share of images")
@@ -147,9 +146,7 @@ def plot_exit_shares(
     _save(figure, path)
 
 
-def _new_figure(
-    width: float, height: float, layout: Literal["constrained", "none"] = "constrained"
-) -> Figure:
+def _new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
     """Return an empty figure of this size in inches, drawn without a display."""
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
@@ -159,6 +156,11 @@ def _new_figure(
 def _pick(choices: Sequence[str], position: int) -> str:
     """Return one of the choices, which repeat."""
     return choices[position % len(choices)]
+
+
+def _percent(share: float, _position: float) -> str:
+    """Write a tick without needless decimals."""
+    return f"{100 * share:.4g}%"
 
 
 def _add_legend(figure: Figure, handles: Sequence[Artist | Container]) -> None:
@@ -177,9 +179,17 @@ def _draw_cell(figure: Figure, image: Image.Image, lines: Sequence[str], *, left
     axes.set_axis_off()
     axes.imshow(to_rgb(image), interpolation="nearest" if image.width < _FEW_PIXELS else "antialiased")
     for number, line in enumerate(lines):
-        text = line if len(line) <= _MAX_CHARACTERS else f"{line[: _MAX_CHARACTERS - 1]}…"
-        y = (top - _CELL - _LINE * number) / height
-        figure.text((left + side / 2) / width, y, text, size=7.5, ha="center", va="top", parse_math=False)
+        x, y = (left + side / 2) / width, (top - _CELL - _LINE * number) / height
+        text = figure.text(x, y, line, size=7.5, ha="center", va="top", parse_math=False)
+        _cut(text, side * figure.dpi)
+
+
+def _cut(text: Text, width: float) -> None:
+    """Drop characters from the end until the text is at most this many pixels wide."""
+    line = text.get_text()
+    while line and text.get_window_extent().width > width:
+        line = line[:-1]
+        text.set_text(f"{line}…")
 
 
 def _save(figure: Figure, path: str | Path) -> None:

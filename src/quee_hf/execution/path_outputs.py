@@ -38,7 +38,6 @@ class PathOutputs:
         return PathOutputs(self.logits[indices], self.labels[indices])
 
 
-@torch.inference_mode()
 def collect_path_outputs(
     network: Network, dataset: Dataset[Any], *, batch_size: int = 64, device: torch.device | None = None
 ) -> PathOutputs:
@@ -55,11 +54,12 @@ def collect_path_outputs(
     """
     logits, labels = [], []
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Running all paths", unit="batch"):
-        logits.append(tree_forward(network, batch["pixel_values"].to(device)).cpu())
+        with torch.inference_mode():
+            logits.append(tree_forward(network, batch["pixel_values"].to(device)).cpu())
         labels.append(torch.as_tensor(batch["labels"]))
     if not labels:
         raise ValueError("The data set is empty.")
-    return PathOutputs(torch.cat(logits).clone(), torch.cat(labels).long())
+    return PathOutputs(torch.cat(logits), torch.cat(labels).long())
 
 
 class _OutputReader:

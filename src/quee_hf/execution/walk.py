@@ -35,7 +35,8 @@ class Routes:
 
     node: Tensor  # (batch,), int64
     logits: Tensor  # (batch, labels), float32
-    error: Tensor  # (batch,), float32: predicted probability that the logits' class is wrong
+    # (batch,), float32: predicted probability that the logits' class is wrong; NaN where no gate was asked
+    error: Tensor
 
 
 def walk(network: Network, advance: Advance, cost_lambda: Tensor) -> Routes:
@@ -51,7 +52,7 @@ def walk(network: Network, advance: Advance, cost_lambda: Tensor) -> Routes:
     routes = Routes(
         node=torch.full((batch,), ROOT, device=device),
         logits=torch.zeros(batch, network.num_labels, device=device),
-        error=torch.zeros(batch, device=device),
+        error=torch.full((batch,), torch.nan, device=device),
     )
     active = torch.arange(batch, device=device)  # position in the batch of each image still inside
     node, error = routes.node.clone(), routes.error.clone()

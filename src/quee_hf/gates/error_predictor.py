@@ -62,8 +62,9 @@ class ErrorPredictor(nn.Module):
         """Map `u`, `(..., num_features)`, to error logits, `(..., paths)`."""
         path_part = self.path(self.embed(self.path_codes.to(self.embed.weight.dtype)))  # (paths, hidden)
         if self.features is None:
-            hidden = path_part.expand(*features.shape[:-1], *path_part.shape)
-        else:
-            hidden = self.features(features)[..., None, :] + path_part
+            # Computed once: rows of a larger product may be rounded differently, and so decided differently.
+            same: Tensor = self.output(path_part.relu()).squeeze(-1)
+            return same.expand(*features.shape[:-1], -1)
+        hidden = self.features(features)[..., None, :] + path_part
         logits: Tensor = self.output(hidden.relu()).squeeze(-1)
         return logits

@@ -16,8 +16,8 @@ from quee_hf.quantization.linear import MultiLevelLinear
 from quee_hf.quantization.matmul import MultiLevelMatmul
 
 SAMPLE_SIZE = 2**17  # values kept per activation; enough for the 1e-4 tails that decide ranges
-_NUM_TAIL_POINTS = 512
-_NUM_BODY_POINTS = 3072
+_NUM_TAIL_POINTS = 256
+_NUM_BODY_POINTS = 1024
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WeightedPoints:
 
 
 def summarize(sample: Tensor) -> WeightedPoints:
-    """Shrink a sample to a few thousand weighted points, keeping its extremes exactly."""
+    """Shrink a sample to a thousand or so weighted points, keeping its extremes exactly."""
     ordered = sample.flatten().float().sort().values
     if len(ordered) <= 2 * _NUM_TAIL_POINTS + _NUM_BODY_POINTS:
         return WeightedPoints(ordered, torch.ones_like(ordered))

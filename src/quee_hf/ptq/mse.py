@@ -16,8 +16,8 @@ from quee_hf.quantization.linear import MultiLevelLinear
 # Fractions of the full range that are tried. Activation tails can be a hundred times the body, hence
 # geometric.
 _WEIGHT_FRACTIONS = torch.linspace(0.3, 1.0, 29)
-_COARSE_FRACTIONS = 2.0 ** -torch.arange(0, 7, 1 / 3)
-_FINE_FACTORS = 2.0 ** torch.linspace(-1 / 3, 1 / 3, 9)
+_COARSE_FRACTIONS = 2.0 ** -torch.arange(0, 7, 1 / 2)
+_FINE_FACTORS = 2.0 ** torch.linspace(-3 / 8, 3 / 8, 7)
 
 
 def quantize_mse(trunk: Trunk, batches: Iterable[Tensor], levels: Sequence[int]) -> None:
@@ -56,10 +56,14 @@ def search_weight_scale(weight: Tensor, bits: int) -> Tensor:
     """
     largest = weight.abs().amax(dim=1)
     # The most negative code reaches half a step further than the most positive one.
-    full = torch.where(largest > 0, largest, torch.ones_like(largest)) / (2 ** (bits - 1) - 0.5)
-    best, best_error = full, torch.full_like(full, torch.inf)
-    for fraction in _WEIGHT_FRACTIONS:
-        scale = full * fraction
+    full: Tensor = largest / (2 ** (bits - 1) - 0.5)
+    # Zeros fit any scale; weights below 1e-30 would get one that float32 cannot represent.
+    full = torch.where(largest > 1e-30, full, torch.ones_like(full))
+    best: Tensor = full
+    best_error = torch.full_like(full, torch.inf)
+    # The last candidate gives the largest weight, if positive, a code of its own, and clips nothing.
+    for factor in (*_WEIGHT_FRACTIONS.tolist(), (2 ** (bits - 1) - 0.5) / (2 ** (bits - 1) - 1)):
+        scale = full * factor
         codes = quantize_weight(weight, scale, bits).codes
         error = (codes.float().mul_(scale[:, None]).sub_(weight)).square_().sum(dim=1)
         best = torch.where(error < best_error, scale, best)
@@ -80,7 +84,7 @@ def search_activation_range(points: WeightedPoints, bits: int) -> tuple[Tensor, 
         lows, highs = (end * fractions for end in (low, high))
         pairs = torch.cartesian_prod(lows.unique(), highs.unique())
         errors = _rounding_errors(points, pairs[:, 0], pairs[:, 1], bits)
-        low, high = pairs[errors.argmin()]
+        low, high = pairs[errors.argmin()].unbind()
     return low, high
 
 

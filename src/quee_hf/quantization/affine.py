@@ -54,7 +54,9 @@ def range_to_scale(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor
         Jacob et al. 2018 (arXiv:1712.05877), Eq. (1).
     """
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
-    scale = torch.where(high > low, (high - low) / (2**bits - 1), torch.ones_like(low))
+    scale = (high - low) / (2**bits - 1)
+    # Below the smallest normal number, the scale or its inverse may not be representable.
+    scale = torch.where(scale >= torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
     return scale, torch.round(-low / scale).to(torch.int32)
 
 

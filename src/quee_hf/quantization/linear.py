@@ -47,7 +47,7 @@ class MultiLevelLinear(Float32Buffers):
             size = packed_size(in_features * out_features, int(bits))
             self.register_buffer(f"codes_{bits}", torch.zeros(size, dtype=torch.uint8))
             self.register_buffer(f"weight_scale_{bits}", torch.ones(out_features, dtype=torch.float32))
-        self._prepared: dict[int, tuple[Tensor, Tensor]] = {}
+        self._prepared: dict[int, Tensor] = {}
         self.register_load_state_dict_post_hook(_release_prepared)
 
     @property
@@ -79,11 +79,12 @@ class MultiLevelLinear(Float32Buffers):
         """Drop unpacked codes; the next use of a level unpacks them again."""
         self._prepared.clear()
 
-    def _prepare(self, level: int) -> tuple[Tensor, Tensor]:
-        """Return the codes as `(out, in)` float32 and the scale of a product of codes, `(out,)`."""
+    def _prepare(self, level: int) -> Tensor:
+        """Return the codes, `(out, in)`, as float32."""
         if level not in self._prepared:
-            codes, scale = self.load_codes(level)
-            self._prepared[level] = (codes.float(), scale * self.input.scale(level))
+            # What is made in inference mode could not be used outside it.
+            with torch.inference_mode(False):
+                self._prepared[level] = self.load_codes(level).codes.float()
         return self._prepared[level]
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
@@ -93,8 +94,8 @@ class MultiLevelLinear(Float32Buffers):
             return functional.linear(x.bfloat16(), self.float_weight.bfloat16(), bias)
         if isinstance(level, str):
             return functional.linear(x.to(self.float_weight.dtype), self.float_weight, self.bias)
-        codes, scale = self._prepare(level)
-        products = functional.linear(self.input(x, level), codes)
+        products = functional.linear(self.input(x, level), self._prepare(level))
+        scale = self.get_buffer(f"weight_scale_{level}") * self.input.scale(level)
         return products * scale if self.bias is None else torch.addcmul(self.bias.float(), products, scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiLevelLinear":

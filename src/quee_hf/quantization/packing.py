@@ -30,7 +30,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     flat = codes.reshape(-1).to(torch.int16)
     if flat.numel() and not (-half <= int(flat.min()) and int(flat.max()) < half):
         raise ValueError(f"Codes must fit in {bits} signed bits, got {int(flat.min())} to {int(flat.max())}.")
-    unsigned = (flat + half).to(torch.uint8)
+    unsigned: Tensor = (flat + half).to(torch.uint8)
     if bits == 8:
         return unsigned
     places = torch.arange(bits, dtype=torch.uint8, device=codes.device)

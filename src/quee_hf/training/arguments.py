@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 
@@ -31,6 +32,7 @@ def recommended_arguments(output_dir: str, **overrides: Any) -> TrainingArgument
         "metric_for_best_model": "loss",
         "logging_strategy": "epoch",
         "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
     return TrainingArguments(output_dir, **{**fields, **overrides})

@@ -15,6 +15,9 @@ from quee_hf.routing.router import ROOT
 from quee_hf.training.arguments import recommended_arguments, with_early_stopping
 from quee_hf.training.error_targets import ErrorTargets
 
+# Gates are small and their features few: they take a higher rate than heads, and more epochs.
+GATE_ARGUMENTS = {"learning_rate": 5e-3, "num_train_epochs": 40}
+
 
 class GateExamples(Dataset[dict[str, Tensor]]):
     """Every path's class probabilities and error target, per image."""
@@ -70,7 +73,7 @@ class GateTrainer(Trainer):
 
     Args:
         model: Quantized, with trained heads.
-        args: `recommended_arguments("gates")` if not given.
+        args: `recommended_arguments("gates", **GATE_ARGUMENTS)` if not given.
         targets: What to teach; each image's own outcome if not given.
         train_dataset: Unseen images, items `{"pixel_values", "labels"}`, or their collected `PathOutputs`.
         eval_dataset: The same, for early stopping.
@@ -92,7 +95,7 @@ class GateTrainer(Trainer):
         early_stopping_patience: int = 5,
         **kwargs: Any,
     ) -> None:
-        args = args or recommended_arguments("gates", num_train_epochs=60)
+        args = args or recommended_arguments("gates", **GATE_ARGUMENTS)
         self.targets = targets or ErrorTargets.outcomes()
         examples = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         for role, data in examples.items():

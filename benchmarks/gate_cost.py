@@ -1,0 +1,62 @@
+"""What the gates cost beside the backbone: parameters, and time of all gates and decisions on one image's way.
+
+Run: `python benchmarks/gate_cost.py`. Writes `benchmarks/results/gate_cost.json`.
+"""
+
+from typing import Any
+
+import torch
+from _models import dinov2_small
+from _timing import interleaved_ms, ratio, spread, write_result
+
+from quee_hf import QuEEForImageClassification
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def run_gates(model: QuEEForImageClassification, probabilities: torch.Tensor) -> None:
+    """Ask every gate and decide, as if all images went to the last exit."""
+    node = torch.zeros(len(probabilities), dtype=torch.int64)
+    weights = torch.full((len(probabilities),), 0.1)
+    for gate in range(1, model.config.num_exits):
+        errors = model.predict_errors(gate, probabilities, probabilities)
+        model.router.decide(gate, node, errors, weights)
+        node = torch.full_like(node, model.router.tree.index[(0,) * (gate + 1)])
+
+
+def measure(num_labels: int) -> dict[str, Any]:
+    backbone, model = dinov2_small(num_labels=num_labels)
+    share = num_parameters(model.gates) / num_parameters(backbone)
+    result: dict[str, Any] = {"num_labels": num_labels, "parameter_share": share, "rows": []}
+    for batch_size in (1, 8, 32):
+        pixels = torch.randn(batch_size, 3, 70, 70)
+        probabilities = torch.randn(batch_size, num_labels).softmax(dim=-1)
+        times = interleaved_ms(
+            {
+                "backbone": lambda pixels=pixels: backbone(pixels),
+                "gates": lambda probabilities=probabilities: run_gates(model, probabilities),
+            },
+            repeats=15,
+        )
+        result["rows"].append(
+            {
+                "batch_size": batch_size,
+                "backbone_ms": spread(times["backbone"]),
+                "gates_ms": spread(times["gates"]),
+                "gates_over_backbone": ratio(times["gates"], times["backbone"]),
+            }
+        )
+    return result
+
+
+@torch.inference_mode()
+def main() -> None:
+    torch.set_num_threads(2)
+    results = [measure(10), measure(1000)]
+    write_result("gate_cost", {"model": "DINOv2-S, 70 px, float32, against all gates", "results": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""`RunDirectory`: where a build keeps its stages. What is there is complete, whenever the build is killed."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quee_hf.build.source import hash_file
+from quee_hf.errors import QuEEError
+
+_DONE = "done.json"
+_RECIPE = "recipe.yaml"
+_STAGING, _REPLACED = ".building-", ".replaced-"
+
+
+class RunDirectory:
+    """A directory with the stages of one build, the model it made, and its report.
+
+    Every directory in it is written under another name and renamed when it is complete.
+
+    Args:
+        root: Made if it does not exist.
+
+    Raises:
+        QuEEError: If it is a file, or a directory with something else in it.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.stages = self.root / "stages"
+        if self.root.exists() and not self.root.is_dir():
+            raise QuEEError(f"`output`: {root} is a file; name a directory.")
+        is_run = (self.root / _RECIPE).exists() or self.stages.exists() or (self.root / ".lock").exists()
+        if self.root.is_dir() and not is_run and any(self.root.iterdir()):
+            raise QuEEError(
+                f"`output`: {root} holds other files and no {_RECIPE}; name a new or an empty directory."
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other builds out while the block lasts, and tidy up what a killed one left.
+
+        Raises:
+            QuEEError: If another build is at work here.
+        """
+        self.stages.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise QuEEError(
+                    f"Another build is at work in {self.root} (process {lock.read().strip() or 'unknown'})."
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            self._tidy_up()
+            yield  # the lock goes with the file, or with the process
+
+    def stage(self, name: str) -> Path:
+        """Return where a stage is, if it is complete."""
+        return self.stages / name
+
+    def read_done(self, name: str) -> dict[str, Any] | None:
+        """Return a stage's `done.json`; `None` if the stage is missing, damaged or incomplete."""
+        folder = self.stage(name)
+        try:
+            done = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+            files = done["files"]
+            is_intact = all(hash_file(folder / file) == digest for file, digest in files.items())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return done if is_intact else None
+
+    @contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """Yield an empty directory for a stage, which replaces the stage when the block ends well."""
+        with _replacing(self.stages / name) as staging:
+            yield staging
+
+    @staticmethod
+    def write_done(folder: Path, done: dict[str, Any]) -> None:
+        """Describe a stage's files and mark it complete."""
+        files = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+        write_json(folder / _DONE, {**done, "files": files})
+
+    def publish(self, name: str, files: dict[str, str]) -> bool:
+        """Make `RUN/model` of a stage's files, and tell whether anything had to be done.
+
+        Args:
+            name: The stage.
+            files: Name and SHA-256 of each file to publish.
+        """
+        target = self.root / "model"
+        try:
+            present = {path.name: hash_file(path) for path in target.iterdir()}
+        except OSError:  # missing, or not as a build leaves it
+            present = {}
+        if present == files:
+            return False
+        with _replacing(target) as staging:
+            for file in files:
+                shutil.copyfile(self.stage(name) / file, staging / file)
+        return True
+
+    def _tidy_up(self) -> None:
+        for folder in (self.root, self.stages):
+            for leftover in folder.glob(f".*{_REPLACED}*"):
+                # Killed between the two renames of `_replacing`: the old directory is still the valid one.
+                original = folder / leftover.name[1:].split(_REPLACED)[0]
+                if not original.exists():
+                    leftover.rename(original)
+            for leftover in (*folder.glob(f".*{_STAGING}*"), *folder.glob(f".*{_REPLACED}*")):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink()
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+    staging.chmod(target.parent.stat().st_mode & 0o777)  # `mkdtemp` makes private directories
+    try:
+        yield staging
+        if target.exists():
+            # No rename replaces a directory that is not empty, so the old one steps aside.
+            aside = Path(tempfile.mkdtemp(prefix=f".{target.name}{_REPLACED}", dir=target.parent))
+            target.rename(aside)
+            staging.rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file in one step."""
+    temporary = path.with_name(f".{path.name}{_STAGING}{os.getpid()}")
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, path)

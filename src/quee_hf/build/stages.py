@@ -1,0 +1,189 @@
+"""The stages of a build: what each depends on, and what it does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import set_seed
+
+from quee_hf.build.ingredients import Ingredients
+from quee_hf.build.rebuild import move, rebuild, with_routes
+from quee_hf.build.report import write_report
+from quee_hf.build.roles import OPERATING_POINTS, positions
+from quee_hf.build.source import needs_quantization
+from quee_hf.build.training import train_gates, train_heads
+from quee_hf.diagnostics.static_paths import collect_all_outputs
+from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.quantize import quantize
+
+# Raised when a stage's code changes so that what earlier versions made must not be reused.
+STAGE_FORMAT = 1
+OUTPUTS_FILE = "path_outputs.safetensors"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a build.
+
+    Args:
+        name: Of its directory.
+        title: What it does, for the user.
+        fields: Of the recipe, those it depends on itself; the seed is always one.
+        fingerprints: The same, of `Ingredients.fingerprints`.
+        run: Does it, given the ingredients, a function from a stage's name to its directory, and where to
+            write.
+    """
+
+    name: str
+    title: str
+    fields: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    run: Callable[[Ingredients, Callable[[str], Path], Path], None]
+
+    def inputs(self, ingredients: Ingredients, upstream: str | None) -> dict[str, Any]:
+        """Return everything that the stage's result depends on, fit for JSON.
+
+        Args:
+            ingredients: Of the build.
+            upstream: Hash of the inputs of the stage before.
+        """
+        return {
+            "format": STAGE_FORMAT,
+            "recipe": ingredients.recipe.pick((*self.fields, "seed")),
+            "fingerprints": {name: ingredients.fingerprints[name] for name in self.fingerprints},
+            "upstream": upstream,
+        }
+
+
+def _convert(ingredients: Ingredients, _folder_of: Callable[[str], Path], target: Path) -> None:
+    recipe, (height, width) = ingredients.recipe, ingredients.source.image_size
+    model = QuEEForImageClassification.from_backbone(
+        recipe.model,
+        class_embeddings=recipe.class_embeddings,
+        logit_scale=recipe.logit_scale,
+        exit_blocks=list(recipe.exits),
+        levels=["fp32"],
+        head_type=recipe.head,
+        image_size=height if height == width else [height, width],
+        id2label=dict(enumerate(ingredients.class_names)),
+    )
+    _save(model, ingredients, target)
+
+
+def _train_heads(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    model = QuEEForImageClassification.from_pretrained(folder_of("1-convert"))
+    train_heads(model, ingredients, target / "checkpoints")
+    _save(model, ingredients, target)
+
+
+def _quantize(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    recipe = ingredients.recipe
+    model = QuEEForImageClassification.from_pretrained(folder_of("2-heads"))
+    model = rebuild(model, levels=list(recipe.levels), max_paths=max(50, len(recipe.exits)))
+    if needs_quantization(recipe):
+        pool = ingredients.train_parts["calibration images"]
+        if len(pool) < recipe.calibration_images:
+            ingredients.say(f"Only {len(pool)} calibration images, of {recipe.calibration_images} asked for")
+        move(model, ingredients.device)
+        quantize(
+            model,
+            pool.with_processor(ingredients.source.image_processor),
+            method=recipe.ptq,
+            num_images=recipe.calibration_images,
+        )
+    _save(model.cpu(), ingredients, target)
+
+
+def _collect_outputs(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    model = with_routes(folder_of("3-quantize"), ingredients)
+    images = ingredients.validation.with_processor(ingredients.source.image_processor)
+    ingredients.say(f"{len(model.paths)} paths on {len(images)} images")
+    move(model, ingredients.device)
+    outputs = collect_all_outputs(model, images, batch_size=ingredients.recipe.batch_size)
+    tensors = {
+        "logits": outputs.routable.logits,
+        "uniform_logits": outputs.uniform.logits,
+        "labels": outputs.routable.labels,
+    }
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / OUTPUTS_FILE)
+
+
+def _train_gates(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    model = with_routes(folder_of("3-quantize"), ingredients)
+    outputs, _ = load_outputs(folder_of("4-path-outputs"))
+    targets = train_gates(model, outputs, ingredients, target / "checkpoints")
+    save_file({"targets": targets}, target / "gate_targets.safetensors")
+    _save(model, ingredients, target)
+
+
+def _fit_operating_points(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    model = QuEEForImageClassification.from_pretrained(folder_of("5-gates"))
+    rows = positions(ingredients.validation, ingredients.validation_parts[OPERATING_POINTS])
+    outputs, uniform = (part.select(rows) for part in load_outputs(folder_of("4-path-outputs")))
+    targets = load_file(folder_of("5-gates") / "gate_targets.safetensors")["targets"][rows]
+    model.fit_operating_points(outputs, max_accuracy_drop=ingredients.recipe.max_accuracy_drop)
+    write_report(target / "report.json", model, ingredients, outputs, uniform, targets)
+    _save(model, ingredients, target)
+
+
+STAGES = (
+    Stage(
+        "1-convert",
+        "Wrap the classifier",
+        ("exits", "head", "logit_scale"),
+        ("model", "class_names", "class_embeddings"),
+        _convert,
+    ),
+    Stage("2-heads", "Train the exit heads", ("head_epochs",), ("train",), _train_heads),
+    Stage(
+        "3-quantize",
+        "Quantize to every level",
+        ("levels", "ptq", "calibration_images"),
+        ("train",),
+        _quantize,
+    ),
+    Stage(
+        "4-path-outputs",
+        "Run every path on the validation images",
+        ("first_level", "max_paths"),
+        ("validation",),
+        _collect_outputs,
+    ),
+    Stage(
+        "5-gates",
+        "Train the gates",
+        ("gate_targets", "num_clusters", "gate_epochs", "gate_fraction"),
+        ("validation",),
+        _train_gates,
+    ),
+    Stage(
+        "6-operating-points",
+        "Measure operating points",
+        ("max_accuracy_drop",),
+        ("validation",),
+        _fit_operating_points,
+    ),
+)
+
+
+def run_stage(stage: Stage, ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    """Run a stage; its result depends on its inputs only, not on the stages that ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        set_seed(ingredients.recipe.seed)
+        stage.run(ingredients, folder_of, target)
+
+
+def load_outputs(folder: Path) -> tuple[PathOutputs, PathOutputs]:
+    """Return the collected outputs of the model's paths, and of the whole network at each level."""
+    tensors = load_file(folder / OUTPUTS_FILE)
+    labels = tensors["labels"]
+    return PathOutputs(tensors["logits"], labels), PathOutputs(tensors["uniform_logits"], labels)
+
+
+def _save(model: QuEEForImageClassification, ingredients: Ingredients, target: Path) -> None:
+    model.save_pretrained(target)
+    ingredients.source.image_processor.save_pretrained(target)

@@ -1,0 +1,144 @@
+"""Training of heads and gates within a build: what the trainers are given, and how progress is shown."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from quee_hf.build.ingredients import Ingredients
+from quee_hf.build.rebuild import move
+from quee_hf.build.roles import positions
+from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
+from quee_hf.training.exit_heads import collect_exit_features
+from quee_hf.training.gates import GATE_ARGUMENTS
+
+_BATCH_SIZE = 128  # of `recommended_arguments`
+_LEAST_STEPS = 16  # in an epoch: with few images, batches are smaller, or nothing would be learnt in time
+
+
+class _EpochBar(TrainerCallback):
+    """A progress bar on stderr; the trainer's own one writes to stdout, which belongs to results."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._bar = tqdm(total=int(args.num_train_epochs), desc=self._title, unit="epoch")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._bar is not None and state.log_history:
+            loss = state.log_history[-1].get("eval_loss")
+            self._bar.set_postfix(held_out_loss=f"{loss:.4f}")
+            self._bar.update()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, checkpoints: Path) -> None:
+    """Train a model's exit heads, in place; it is left on the CPU.
+
+    Args:
+        model: With float weights.
+        ingredients: Of the build.
+        checkpoints: A directory for the trainer, removed afterwards.
+    """
+    recipe, parts = ingredients.recipe, ingredients.train_parts
+    move(model, ingredients.device)
+    train, held_out = (
+        collect_exit_features(
+            model,
+            parts[role].with_processor(ingredients.source.image_processor),
+            batch_size=recipe.batch_size,
+        )
+        for role in ("head training", "head early stopping")
+    )
+    arguments = _arguments(checkpoints, len(train), recipe.head_epochs, recipe.seed)
+    trainer = ExitHeadTrainer(model.cpu(), arguments, train_dataset=train, eval_dataset=held_out)
+    _train(trainer, "Training heads", checkpoints)
+
+
+def train_gates(
+    model: QuEEForImageClassification, outputs: PathOutputs, ingredients: Ingredients, checkpoints: Path
+) -> Tensor:
+    """Train a model's gates, in place.
+
+    Args:
+        model: With untrained gates, on the CPU.
+        outputs: Of all its paths on the validation images.
+        ingredients: Of the build.
+        checkpoints: A directory for the trainer, removed afterwards.
+
+    Returns:
+        `(images, paths)`, float32: the error targets of all validation images.
+    """
+    recipe, validation = ingredients.recipe, ingredients.validation
+    parts = {
+        role: outputs.select(positions(validation, part))
+        for role, part in ingredients.validation_parts.items()
+    }
+    targets = ErrorTargets.outcomes()
+    if recipe.gate_targets == "cluster":
+        clusters = parts["error clusters"]
+        targets = ErrorTargets.fit(model, clusters, num_clusters=recipe.num_clusters, seed=recipe.seed)
+    trainer = GateTrainer(
+        model,
+        _arguments(
+            checkpoints,
+            len(parts["gate training"]),
+            recipe.gate_epochs,
+            recipe.seed,
+            learning_rate=GATE_ARGUMENTS["learning_rate"],
+        ),
+        targets=targets,
+        train_dataset=parts["gate training"],
+        eval_dataset=parts["gate early stopping"],
+    )
+    _train(trainer, "Training gates", checkpoints)
+    return targets(outputs)
+
+
+def _arguments(
+    checkpoints: Path, num_images: int, num_epochs: int, seed: int, **overrides: Any
+) -> TrainingArguments:
+    # On the CPU: the inputs are small and already there, and results do not depend on the machine's GPUs.
+    return recommended_arguments(
+        str(checkpoints),
+        num_train_epochs=num_epochs,
+        seed=seed,
+        per_device_train_batch_size=min(_BATCH_SIZE, max(8, num_images // _LEAST_STEPS)),
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        save_only_model=True,
+        **overrides,
+    )
+
+
+def _train(trainer: Trainer, title: str, checkpoints: Path) -> None:
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(_EpochBar(title))
+    trainer.train()
+    trainer.model.train(False)  # type: ignore[union-attr]
+    shutil.rmtree(checkpoints)

@@ -1,0 +1,104 @@
+"""The command itself: its verbs, `--version`, and errors of one line."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from quee_hf.cli.build import build
+from quee_hf.cli.evaluate import evaluate
+from quee_hf.cli.predict import predict
+from quee_hf.errors import QuEEError
+
+# The parent of `BadParameter`, which typer does not export under a name that lasts.
+_UsageError: Any = typer.BadParameter.__base__
+_FAILURE, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose errors are one line on stderr; with `--debug` the traceback comes first."""
+
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any
+    ) -> Any:
+        """Run a verb and exit: 0 if it did its work, 2 for bad usage or input, 1 for a failure."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(arguments, prog_name or "quee", *rest, **{**extra, "standalone_mode": False})
+        except Exception as error:  # the last place to catch one
+            if "--debug" in arguments:
+                traceback.print_exc()
+            code = _report(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    name="quee",
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _report(error: Exception) -> int:
+    """Print what went wrong and return the exit code."""
+    message = str(error) or type(error).__name__
+    if isinstance(error, _UsageError):
+        hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
+        code, message = _BAD_INPUT, f"{error.format_message().rstrip('.')}.{hint}"
+    elif isinstance(error, typer.Abort):
+        code, message = _INTERRUPTED, "Interrupted."
+    elif isinstance(error, QuEEError | ValueError):
+        code = _BAD_INPUT
+    else:
+        code, message = _FAILURE, f"{type(error).__name__}: {message} (--debug shows where)"
+    # The library speaks of its arguments; here they are options.
+    message = message.replace("skip_bad=True", "--skip-bad")
+    print("quee: error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        try:
+            print(f"quee {version('quee-hf')}")
+        except PackageNotFoundError:
+            print("quee (not installed: running from a source tree)")
+        raise typer.Exit
+
+
+@app.callback()
+def _quee(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    r"""Make trained vision transformers spend less on easy images.
+
+    A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
+    for the image at hand. `build` makes one of a trained classifier, `evaluate`
+    measures it, and `predict` classifies images with it.
+
+    **Example**
+
+        quee build --model google/vit-base-patch16-224 \
+            --train photos/train --validation photos/val \
+            --exits 6,8,10 --levels 8,6 --output run
+        quee predict run/model cat.jpg
+    """
+
+
+for _verb in (build, evaluate, predict):
+    app.command()(_verb)
+
+
+def main() -> None:
+    """Run the command."""
+    app()

@@ -1,0 +1,279 @@
+"""`quee build`: from a trained classifier to a QuEE model."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from quee_hf.cli import options
+from quee_hf.cli.display import (
+    accuracy_text,
+    library_output_on_stderr,
+    path_text,
+    say,
+    show,
+    show_json,
+    show_table,
+)
+from quee_hf.levels import parse_level
+
+if TYPE_CHECKING:
+    from quee_hf.build import BuildResult
+
+_WHAT, _HOW = "What to build", "How to build it"
+_MOST_POINTS = 10  # shown in the summary
+
+
+def build(
+    *,
+    model: Annotated[
+        str, typer.Option(help="Trained classifier: Hub id or directory.", rich_help_panel=options.SOURCES)
+    ],
+    train: Annotated[
+        str,
+        typer.Option(
+            help="Images for exit heads and quantization: a folder with a subfolder per class, parquet files"
+            " (joined by commas), or a dataset on the Hub. The classifier may have seen them.",
+            rich_help_panel=options.SOURCES,
+        ),
+    ],
+    validation: Annotated[
+        str,
+        typer.Option(
+            help="Images that the classifier has not seen, for the gates.", rich_help_panel=options.SOURCES
+        ),
+    ],
+    exits: Annotated[
+        str,
+        typer.Option(
+            help="Blocks after which an image may leave, such as 4,6,8. The last block is added if missing.",
+            rich_help_panel=_WHAT,
+        ),
+    ],
+    levels: Annotated[
+        str,
+        typer.Option(
+            help="How exactly a part of the network may be computed: bits (8 to 2), bf16, fp32; most exact"
+            " first.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "8,6",
+    class_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="CLIP only: safetensors file with `class_embeddings`, one row per class.",
+            rich_help_panel=options.SOURCES,
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with the names of the classes: a list, or an object with it in 'classes'. If the"
+            " data has other names, but as many, they are taken to be the same classes in the same order.",
+            rich_help_panel=options.SOURCES,
+        ),
+    ] = None,
+    logit_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="CLIP only: natural logarithm of the scale of the cosine; the file's or the model's if not"
+            " given.",
+            rich_help_panel=options.SOURCES,
+        ),
+    ] = None,
+    match_labels: options.MatchLabels = "names",
+    head: Annotated[
+        Literal["linear", "ssa"],
+        typer.Option(help="Kind of the exit heads.", rich_help_panel=_WHAT),
+    ] = "linear",
+    first_level: Annotated[
+        Literal["highest", "any"],
+        typer.Option(
+            help="Level of the first part: always the most exact, or any.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "highest",
+    max_paths: Annotated[
+        int,
+        typer.Option(help="Most combinations of exits and levels to choose from.", rich_help_panel=_WHAT),
+    ] = 50,
+    calibration_images: Annotated[
+        int,
+        typer.Option(help="Training images that set the ranges of quantization.", rich_help_panel=_HOW),
+    ] = 128,
+    ptq: Annotated[str, typer.Option(help="Quantization method.", rich_help_panel=_HOW)] = "mse",
+    head_epochs: Annotated[
+        int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)
+    ] = 20,
+    gate_targets: Annotated[
+        Literal["outcome", "cluster"],
+        typer.Option(
+            help="What gates learn: whether each image was right, or the error rate of images like it (as in"
+            " the paper; needs more validation images).",
+            rich_help_panel=_HOW,
+        ),
+    ] = "outcome",
+    num_clusters: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of clusters for 'cluster'; if not given, the best calibrated number.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    gate_epochs: Annotated[
+        int, typer.Option(help="Most epochs for the gates; they stop early.", rich_help_panel=_HOW)
+    ] = 60,
+    gate_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Share of the validation images for the gates: 80 % of it for training and 20 % for early"
+            " stopping (with 'cluster': 40, 40 for clusters, 20). All others measure the operating points.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 0.7,
+    max_accuracy_drop: Annotated[
+        float,
+        typer.Option(
+            help="Accuracy that the default operating point may lose: 0.01 is one point.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(help="Of all random choices.", rich_help_panel=_HOW)] = 0,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Directory of this build. The same command continues an interrupted one; another recipe"
+            " redoes only what it changes.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ],
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    skip_bad: options.SkipBad = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    r"""Turn a trained classifier into a QuEE model: exits, levels, gates and operating points.
+
+    Works for ViT, DeiT, DINOv2 and CLIP; the classifier itself is not trained further. A build has six
+    stages; if it is interrupted, give the same command again.
+
+    Every image has one role: of the training images, 85 % train the exit heads, 10 % tell when to stop, and
+    5 % are for calibration; the validation images are for gates and operating points, as `--gate-fraction`
+    says.
+
+    **Example**
+
+        quee build --model google/vit-base-patch16-224 \
+            --train photos/train --validation photos/val \
+            --exits 6,8,10 --levels 8,6 --output run
+    """
+    chosen = {name: value for name, value in locals().items() if name not in _NOT_IN_RECIPE}
+    with library_output_on_stderr():
+        result = _build(chosen, output)
+    if as_json:
+        show_json(_as_json(result, output))
+    else:
+        _summarize(result, output)
+
+
+_NOT_IN_RECIPE = ("output", "as_json", "debug")
+
+
+def _build(chosen: dict[str, Any], output: Path) -> "BuildResult":
+    from quee_hf.build import Recipe, build
+    from quee_hf.build.source import complete_exits
+
+    names = options.read_class_names(chosen["class_names"])
+    exits = options.parse_integers(chosen["exits"], "--exits")
+    levels = [parse_level(level) for level in chosen["levels"].split(",")]
+    embeddings = chosen["class_embeddings"]
+    fields = {
+        **chosen,
+        "exits": tuple(exits),
+        "levels": tuple(levels),
+        "class_names": None if names is None else tuple(names),
+        "class_embeddings": None if embeddings is None else str(embeddings),
+    }
+    recipe = complete_exits(Recipe(**fields))
+    if recipe.exits[-1] not in exits:
+        say(f"Exit after the last block, {recipe.exits[-1]}, added: it is the classifier's own.")
+    try:
+        return build(recipe, output, say=say)
+    except KeyboardInterrupt:
+        say("Interrupted. The same command continues from the last finished stage.")
+        raise
+
+
+def _as_json(result: "BuildResult", output: Path) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "model": str(result.model),
+        "stages": [vars(stage) for stage in result.stages],
+        "report": result.report,
+    }
+
+
+def _summarize(result: "BuildResult", output: Path) -> None:
+    report = result.report
+    num_reused = sum(stage.is_reused for stage in result.stages)
+    show()
+    show_table(
+        f"Accuracy on {report['num_images']} images used for nothing else (95 % interval)",
+        ("path", "after block", "cost", "accuracy"),
+        [
+            (path_text(row["path"]), str(row["exit_block"]), f"{row['cost']:.3f}", accuracy_text(row))
+            for row in (*report["exits"], *report["uniform_paths"][1:])
+        ],
+    )
+    show_table(
+        "Operating points: what a lambda costs and gives",
+        ("lambda", "cost", "accuracy"),
+        [
+            (f"{row['cost_lambda']:g}", f"{row['cost']:.3f}", accuracy_text(row))
+            for row in _few(report["operating_points"])
+        ],
+    )
+    show(_default_text(report))
+    if any(gate["rmse"] >= gate["rmse_of_constant"] for gate in report["gates"]):
+        show(
+            "Some gates predict errors no better than a constant would: they need more validation images or"
+            " more --gate-epochs, or the exits are hardly better than chance."
+        )
+    num_built = len(result.stages) - num_reused
+    show(f"Stages: {num_reused} reused, {num_built} built. Report: {output / 'report.json'}")
+    model = shlex.quote(str(result.model))
+    show("\nTry next", style="bold")
+    show(f"  quee predict {model} IMAGE.jpg")
+    show(f"  quee evaluate {model} --data TEST_IMAGES --picture evaluation.png")
+    show("or in Python")
+    show("  import quee_hf; from transformers import pipeline")
+    show(f'  pipeline("image-classification", model="{result.model}")("IMAGE.jpg")')
+
+
+def _few(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Drop points that differ from the one before in lambda only, then spread what is left."""
+    distinct = [
+        point
+        for before, point in zip([None, *points], points, strict=False)
+        if before is None or (point["cost"], point["accuracy"]) != (before["cost"], before["accuracy"])
+    ]
+    if len(distinct) <= _MOST_POINTS:
+        return distinct
+    step = (len(distinct) - 1) / (_MOST_POINTS - 1)
+    return [distinct[round(position * step)] for position in range(_MOST_POINTS)]
+
+
+def _default_text(report: dict[str, Any]) -> str:
+    default, drop = report["cost_lambda"], report["max_accuracy_drop"]
+    if default is None:
+        return (
+            f"No operating point loses at most {drop:.1%}: by default every image runs the whole network."
+            " A larger --max-accuracy-drop, or more validation images for the gates, may help."
+        )
+    point = next(row for row in report["operating_points"] if row["cost_lambda"] == default)
+    return (
+        f"Default: lambda {default:g}, cost {point['cost']:.3f} of the full network, the cheapest point that"
+        f" loses at most {drop:.1%}."
+    )

@@ -1,0 +1,174 @@
+"""`quee evaluate`: accuracy, cost and gate quality of a model on labelled images."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quee_hf.cli import options
+from quee_hf.cli.display import (
+    accuracy_text,
+    library_output_on_stderr,
+    path_text,
+    say,
+    show,
+    show_json,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from quee_hf.data import LabelledImages
+
+
+def evaluate(
+    model: options.Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Images used for nothing before: a folder with a subfolder per class, parquet files (joined"
+            " by commas), or a dataset on the Hub."
+        ),
+    ],
+    cost_lambda: Annotated[
+        str | None,
+        typer.Option(
+            help="Operating points to report, such as 0,0.1,0.3; the model's own if not given.",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture to write: accuracy over cost (.png, .svg, .pdf).")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use this many of the images, evenly spread.")
+    ] = None,
+    match_labels: options.MatchLabels = "names",
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    skip_bad: options.SkipBad = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a QuEE model: accuracy and cost at every operating point, beside simpler ways to save.
+
+    Every image runs every path once; after that, routing at any lambda takes seconds. For comparison, on the
+    same images: every exit and every level alone, and leaving at the first exit whose largest probability
+    reaches a threshold.
+
+    **Example**
+
+        quee evaluate run/model --data photos/test --cost-lambda 0,0.1,0.3 --picture evaluation.png
+    """
+    lambdas = None if cost_lambda is None else options.parse_numbers(cost_lambda, "--cost-lambda")
+    if lambdas and not all(math.isfinite(value) and value >= 0 for value in lambdas):
+        raise ValueError(f"--cost-lambda must be finite and at least 0, got {cost_lambda}.")
+    for file in (output, picture):
+        _check_writable(file)
+    with library_output_on_stderr():
+        result = _evaluate(model, data, lambdas, limit, match_labels, batch_size, device, skip_bad)
+        _write(result, output, picture)
+    if as_json:
+        show_json(result)
+    else:
+        _summarize(result, output, picture)
+
+
+def _check_writable(file: Path | None) -> None:
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise ValueError(f"Cannot write {file}: it is a directory, or its directory does not exist.")
+
+
+def _evaluate(
+    model_source: str,
+    data: str,
+    lambdas: list[float] | None,
+    limit: int | None,
+    match_labels: str,
+    batch_size: int,
+    device: str,
+    skip_bad: bool,
+) -> dict[str, Any]:
+    from quee_hf.build.labels import match_images
+    from quee_hf.cli.loading import class_names, load_model
+    from quee_hf.data import load_image_dataset
+    from quee_hf.diagnostics.evaluation import evaluate_model
+    from quee_hf.diagnostics.static_paths import collect_all_outputs
+    from quee_hf.diagnostics.versions import library_versions
+    from quee_hf.errors import NotReadyError
+
+    model, image_processor = load_model(model_source, device)
+    if "gates" not in model.config.trained_parts:
+        raise NotReadyError(
+            f"The gates of {model_source} are not trained: build the model with `quee build`."
+        )
+    say(f"Reading and checking {data}")
+    images = load_image_dataset(data, skip_bad=skip_bad)
+    images = match_images(_limited(images, limit), class_names(model), by=match_labels, name=data)
+    outputs = collect_all_outputs(model, images.with_processor(image_processor), batch_size=batch_size)
+    model.cpu()
+    return {
+        "model": model_source,
+        "data": {
+            "source": data,
+            "num_images": len(images),
+            "num_skipped": len(images.skipped),
+            "fingerprint": images.fingerprint,
+        },
+        "versions": library_versions(),
+        **evaluate_model(model, outputs, lambdas),
+    }
+
+
+def _limited(images: "LabelledImages", limit: int | None) -> "LabelledImages":
+    if limit is None or limit >= len(images):
+        return images
+    # Evenly spread: the images of a folder are sorted by class.
+    return images.select([position * len(images) // limit for position in range(limit)])
+
+
+def _write(result: dict[str, Any], output: Path | None, picture: Path | None) -> None:
+    from quee_hf.build.run_directory import write_json
+    from quee_hf.diagnostics.evaluation import plot_evaluation
+
+    if output is not None:
+        write_json(output, result)
+    if picture is not None:
+        plot_evaluation(result, picture)
+
+
+def _summarize(result: dict[str, Any], output: Path | None, picture: Path | None) -> None:
+    num_images = result["data"]["num_images"]
+    blocks = [str(block) for block in result["exit_blocks"]]
+    show()
+    show_table(
+        f"{num_images} images, 95 % intervals; last columns: share of images that leave after each block",
+        ("lambda", "cost", "accuracy", "expected", *(f"block {block}" for block in blocks)),
+        [
+            (
+                f"{row['cost_lambda']:g}",
+                f"{row['cost']:.3f}",
+                accuracy_text(row),
+                f"{1 - row['predicted_error']:.1%}",
+                *(f"{share:.0%}" for share in row["exit_shares"]),
+            )
+            for row in result["points"]
+        ],
+    )
+    show_table(
+        "For comparison: all images on one path",
+        ("path", "after block", "cost", "accuracy"),
+        [
+            (path_text(row["path"]), str(row["exit_block"]), f"{row['cost']:.3f}", accuracy_text(row))
+            for row in (*result["exits"], *result["uniform_paths"][1:])
+        ],
+    )
+    area = result["area_under_curve"]
+    low, high = area["difference_interval"]
+    show(
+        f"Mean accuracy over budgets from 0.2 to 1: routed {area['routed']:.1%}, thresholding"
+        f" {area['thresholding']:.1%}, difference {area['difference']:+.2%} ({low:+.2%} to {high:+.2%})"
+    )
+    for file in (output, picture):
+        if file is not None:
+            show(f"Wrote {file}")

@@ -1,0 +1,57 @@
+"""Load a model for a verb, with errors that a newcomer can act on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from quee_hf.errors import QuEEError
+
+if TYPE_CHECKING:
+    from quee_hf.modeling import QuEEForImageClassification
+
+
+class LoadedModel(NamedTuple):
+    """A model and what makes its input."""
+
+    model: "QuEEForImageClassification"
+    image_processor: Any
+
+
+def load_model(source: str, device: str) -> LoadedModel:
+    """Load a QuEE model from a directory or the Hub.
+
+    Raises:
+        QuEEError: If there is none, or its image processor is missing.
+        ValueError: If it is a model of another type, or there is no such device.
+    """
+    from transformers import AutoImageProcessor
+
+    from quee_hf.build.ingredients import choose_device
+    from quee_hf.build.rebuild import move
+    from quee_hf.build.source import is_local
+    from quee_hf.modeling import QuEEForImageClassification
+
+    folder = Path(source)
+    if is_local(source) and not (folder / "config.json").is_file():
+        raise QuEEError(_complaint(folder))
+    target = choose_device(device)
+    try:
+        model = QuEEForImageClassification.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    except OSError as error:
+        raise QuEEError(f"Cannot load {source}: {str(error).splitlines()[0]}") from error
+    move(model, target)
+    return LoadedModel(model, processor)
+
+
+def class_names(model: "QuEEForImageClassification") -> list[str]:
+    """Return the names of a model's classes, in their order."""
+    names: Any = model.config.id2label
+    return [str(names[index]) for index in range(model.num_labels)]
+
+
+def _complaint(folder: Path) -> str:
+    if (folder / "model" / "config.json").is_file():
+        return f"{folder} is the directory of a build; its model is {folder / 'model'}."
+    if folder.exists():
+        return f"{folder} has no config.json: it is not a model directory."
+    return f"{folder} does not exist."

@@ -1,0 +1,95 @@
+"""Options that several verbs have, and how lists on the command line are read. Imports nothing heavy."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+SOURCES, RUNNING = "What to read", "Running"  # panels
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Images per batch when the network runs; smaller needs less memory.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="Where the network runs: auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUNNING)
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out images that cannot be read, instead of stopping.",
+        rich_help_panel=RUNNING,
+    ),
+]
+MatchLabels = Annotated[
+    Literal["names", "numbers"],
+    typer.Option(
+        help="How the data's classes are matched with the model's: by their names, or by their numbers (the"
+        " same classes in the same order, whatever they are called).",
+        rich_help_panel=SOURCES,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON, and nothing else, on stdout.", rich_help_panel=RUNNING
+    ),
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=RUNNING)
+]
+Model = Annotated[str, typer.Argument(help="Directory or Hub id of a QuEE model, such as RUN/model.")]
+
+
+def parse_numbers(text: str, option: str) -> list[float]:
+    """Read numbers joined by commas.
+
+    Example:
+        >>> parse_numbers("0,0.5", "--cost-lambda")
+        [0.0, 0.5]
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of numbers such as 0,0.1,0.3", param_hint=option
+        ) from error
+
+
+def parse_integers(text: str, option: str) -> list[int]:
+    """Read whole numbers joined by commas.
+
+    Example:
+        >>> parse_integers("4,6", "--exits")
+        [4, 6]
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers such as 4,6,8", param_hint=option
+        ) from error
+
+
+def read_class_names(path: Path | None) -> list[str] | None:
+    """Read class names from a JSON file: a list, or an object with the list in `classes`."""
+    if path is None:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(
+            f"cannot read {path} as JSON: {error}", param_hint="--class-names"
+        ) from error
+    names = content.get("classes") if isinstance(content, dict) else content
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise typer.BadParameter(
+            f"{path} holds neither a list of names nor an object with such a list in 'classes'",
+            param_hint="--class-names",
+        )
+    return names

@@ -1,0 +1,199 @@
+"""`quee predict`: classify image files."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quee_hf.cli import options
+from quee_hf.cli.display import library_output_on_stderr, path_text, say, show, show_json, show_table
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from quee_hf.cli.loading import LoadedModel
+
+_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def predict(
+    model: options.Model,
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, or directories with image files at any depth.")
+    ],
+    cost_lambda: Annotated[
+        float | None,
+        typer.Option(
+            help="What the cost of the full network is worth in error probability: 0 asks for accuracy at any"
+            " cost. The model's default if not given.",
+        ),
+    ] = None,
+    target_cost: Annotated[
+        float | None,
+        typer.Option(
+            help="Highest mean cost, from 0 to 1: takes the most accurate operating point that costs no more."
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to list per image.")] = 1,
+    batch_size: options.BatchSize = 32,
+    device: options.Device = "auto",
+    skip_bad: options.SkipBad = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Classify images: label, score, and what each image took to decide.
+
+    The path lists the level of each part of the network that the image went through; the cost is relative to
+    the whole network at its most exact level; the error is the predicted probability that the label is wrong.
+
+    **Example**
+
+        quee predict run/model cat.jpg holiday/ --target-cost 0.5 --top-k 3
+    """
+    if cost_lambda is not None and target_cost is not None:
+        raise ValueError("Give --cost-lambda or --target-cost, not both.")
+    if cost_lambda is not None and not cost_lambda >= 0:
+        raise ValueError(f"--cost-lambda must be at least 0, got {cost_lambda}.")
+    if target_cost is not None and not 0 <= target_cost <= 1:
+        raise ValueError(f"--target-cost must be from 0 to 1, got {target_cost}.")
+    files = _expand(images)
+    with library_output_on_stderr():
+        result = _predict(model, files, cost_lambda, target_cost, top_k, batch_size, device)
+    if as_json:
+        show_json(result)
+    else:
+        _summarize(result)
+    for bad in result["unreadable"]:
+        say(f"quee: {bad['error']}")
+    if result["unreadable"]:
+        say(f"quee: {len(result['unreadable'])} of {len(files)} images could not be read.")
+        if not skip_bad:
+            raise typer.Exit(1)
+
+
+def _expand(images: list[str]) -> list[Path]:
+    """Replace directories by the image files in them, sorted."""
+    files: list[Path] = []
+    for image in map(Path, images):
+        if not image.is_dir():
+            files.append(image)
+            continue
+        inside = sorted(
+            path for path in image.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
+        )
+        if not inside:
+            raise ValueError(f"There are no images in {image}.")
+        files += inside
+    return files
+
+
+def _predict(
+    model_source: str,
+    files: list[Path],
+    cost_lambda: float | None,
+    target_cost: float | None,
+    top_k: int,
+    batch_size: int,
+    device: str,
+) -> dict[str, Any]:
+    from tqdm.auto import tqdm
+
+    from quee_hf.cli.loading import load_model
+    from quee_hf.execution.operating_points import lambda_for_cost
+
+    loaded = load_model(model_source, device)
+    config = loaded.model.config
+    if target_cost is not None:
+        cost_lambda = lambda_for_cost(config.operating_points, target_cost)
+    used = config.cost_lambda if cost_lambda is None else cost_lambda
+    unreadable: list[dict[str, str]] = []
+    found = []
+    with tqdm(total=len(files), desc="Classifying", unit="image", leave=False) as bar:
+        for batch in _batches(files, batch_size, unreadable):
+            found += _classify(loaded, batch, cost_lambda, top_k)
+            bar.update(len(batch))
+    costs = [image["cost"] for image in found]
+    return {
+        "model": model_source,
+        "cost_lambda": "inf" if used == math.inf else used,
+        "mean_cost": sum(costs) / len(costs) if costs else None,
+        "images": found,
+        "unreadable": unreadable,
+    }
+
+
+def _batches(
+    files: list[Path], batch_size: int, unreadable: list[dict[str, str]]
+) -> Iterator[list[tuple[Path, "Image.Image"]]]:
+    """Yield readable images in batches, and note the others."""
+    from quee_hf.errors import BadImageError
+    from quee_hf.images import load_rgb
+
+    batch = []
+    for file in files:
+        try:
+            batch.append((file, load_rgb(file)))
+        except BadImageError as error:
+            unreadable.append({"image": str(file), "error": str(error)})
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _classify(
+    loaded: "LoadedModel", batch: list[tuple[Path, "Image.Image"]], cost_lambda: float | None, top_k: int
+) -> list[dict[str, Any]]:
+    import torch
+
+    from quee_hf.cli.loading import class_names
+
+    model, config, names = loaded.model, loaded.model.config, class_names(loaded.model)
+    pixel_values = loaded.image_processor(images=[image for _, image in batch], return_tensors="pt")
+    with torch.inference_mode():
+        out = model(pixel_values["pixel_values"].to(model.device), cost_lambda=cost_lambda)
+    scores, labels = out.logits.softmax(dim=-1).topk(min(top_k, model.num_labels))
+    described = []
+    for row, (file, _) in enumerate(batch):
+        exit_index, error = int(out.exit_index[row]), float(out.error_probability[row])
+        described.append(
+            {
+                "image": str(file),
+                "predictions": [
+                    {"label": names[int(label)], "score": float(score)}
+                    for label, score in zip(labels[row], scores[row], strict=True)
+                ],
+                "exit_block": config.exit_blocks[exit_index],
+                "path": [config.level_list[level] for level in out.path[row, : exit_index + 1].tolist()],
+                "cost": float(out.cost[row]),
+                "error_probability": None if math.isnan(error) else error,
+            }
+        )
+    return described
+
+
+def _summarize(result: dict[str, Any]) -> None:
+    if not result["images"]:
+        return
+    rows = []
+    for image in result["images"]:
+        error = image["error_probability"]
+        for rank, prediction in enumerate(image["predictions"]):
+            route = (
+                str(image["exit_block"]),
+                path_text(image["path"]),
+                f"{image['cost']:.3f}",
+                "-" if error is None else f"{error:.1%}",
+            )
+            label, score = prediction["label"], f"{prediction['score']:.1%}"
+            rows.append((image["image"], label, score, *route) if not rank else ("", label, score, *[""] * 4))
+    show_table(
+        "Predictions", ("image", "label", "score", "after block", "path", "cost", "predicted error"), rows
+    )
+    lambda_text = "none: the whole network" if result["cost_lambda"] is None else f"{result['cost_lambda']}"
+    show(f"{len(result['images'])} images, mean cost {result['mean_cost']:.3f}, lambda {lambda_text}")

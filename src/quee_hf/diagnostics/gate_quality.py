@@ -1,0 +1,104 @@
+"""How well gates predict errors, on images they were not trained on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quee_hf.diagnostics.calibration import error_auroc, expected_calibration_error
+from quee_hf.diagnostics.report import rounded
+from quee_hf.diagnostics.thresholding import exact_nodes
+from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.gates.features import unknown_probabilities
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.routing.router import ROOT
+
+_IMAGES_PER_CHUNK = 512  # a gate's features are (images, nodes, 2 * labels + 4)
+
+
+def describe_gates(
+    model: QuEEForImageClassification, outputs: PathOutputs, targets: Tensor | None = None
+) -> list[dict[str, Any]]:
+    """Compare every gate's predictions with what happened; the model must be on the CPU.
+
+    Per gate:
+
+    - `rmse`: root mean squared difference to the targets, over all nodes where the gate may stand, all paths
+      that can be reached from there, and all images; `rmse_of_constant`: the same if each path's mean target
+      were predicted for every image. A gate that is not below it has learnt nothing of single images.
+    - `auroc` and `ece`: of the predicted error of leaving at once, on the most exact path; `auroc` is how
+      often a wrong image is ranked above a right one (None if all are right or all wrong), `ece` the expected
+      calibration error. `auroc_of_max_probability`: the same by the exit's own confidence, for comparison.
+
+    Args:
+        model: With trained gates.
+        outputs: Of images used for nothing else.
+        targets: `(images, paths)`, what the gates were taught; each image's own outcome if not given.
+
+    Returns:
+        One entry per gate. The gate before the first segment, if there is one, has `exit_block` 0 and only
+        the first two numbers: it knows nothing of the image.
+    """
+    targets = outputs.is_wrong.float() if targets is None else targets
+    return [_describe_gate(model, outputs, targets, gate) for gate in map(int, model.gates)]
+
+
+@torch.inference_mode()
+def predicted_errors(
+    model: QuEEForImageClassification, outputs: PathOutputs, gate: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the images of a chunk, and a gate's predictions at all nodes of its depth.
+
+    Predictions are `(images, nodes, paths)`. Paths are those of at least `gate` segments; those that cannot
+    be reached from a node mean nothing there.
+    """
+    tree = model.router.tree
+    nodes = tree.at_depth(gate) if gate else [ROOT]
+    for start in range(0, len(outputs), _IMAGES_PER_CHUNK):
+        images = slice(start, start + _IMAGES_PER_CHUNK)
+        probabilities = outputs.logits[images].softmax(dim=-1)
+        unknown = unknown_probabilities(len(probabilities), model.num_labels)[:, None]
+        current = probabilities[:, nodes] if gate else unknown
+        previous = unknown.expand_as(current)
+        if gate > 1:
+            previous = probabilities[:, [tree.parents[node] for node in nodes]]
+        yield images, model.predict_errors(gate, current, previous)
+
+
+def _describe_gate(
+    model: QuEEForImageClassification, outputs: PathOutputs, targets: Tensor, gate: int
+) -> dict[str, Any]:
+    router = model.router.to(torch.device("cpu"))
+    nodes = router.tree.at_depth(gate) if gate else [ROOT]
+    reachable = router.reachable(gate, torch.tensor(nodes))  # (nodes, paths)
+    wanted = targets[:, router.tree.first_at_depth(gate) :].double()
+    squares, constant_squares = torch.zeros(2, dtype=torch.float64)
+    leaving = []
+    for images, predicted in predicted_errors(model, outputs, gate):
+        squares = squares + (predicted.double() - wanted[images, None]).square()[:, reachable].sum()
+        gaps = (wanted.mean(dim=0) - wanted[images]).square()
+        constant_squares = constant_squares + gaps[:, None].expand_as(predicted)[:, reachable].sum()
+        leaving.append(predicted[:, 0, 0])
+    count = len(outputs) * int(reachable.sum())
+    described: dict[str, Any] = {
+        "exit_block": model.config.exit_blocks[gate - 1] if gate else 0,
+        "rmse": rounded((squares / count).sqrt()),
+        "rmse_of_constant": rounded((constant_squares / count).sqrt()),
+    }
+    return described | (_describe_leaving(model, outputs, gate, torch.cat(leaving)) if gate else {})
+
+
+def _describe_leaving(
+    model: QuEEForImageClassification, outputs: PathOutputs, gate: int, predicted: Tensor
+) -> dict[str, Any]:
+    # The first node of a depth, and the first path from there on, is the most exact path's.
+    node = exact_nodes(model.router.tree)[gate - 1]
+    is_wrong = outputs.is_wrong[:, node].numpy()
+    doubt = (1 - outputs.logits[:, node].softmax(dim=-1).amax(dim=-1)).clamp(0, 1).numpy()
+    auroc, auroc_of_max = error_auroc(predicted.numpy(), is_wrong), error_auroc(doubt, is_wrong)
+    return {
+        "auroc": None if auroc is None else rounded(auroc),
+        "auroc_of_max_probability": None if auroc_of_max is None else rounded(auroc_of_max),
+        "ece": rounded(expected_calibration_error(predicted.numpy(), is_wrong)),
+    }

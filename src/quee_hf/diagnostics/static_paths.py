@@ -1,0 +1,89 @@
+"""Outputs of the paths that gates choose from, and of the whole network at each single level."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from quee_hf.blueprint import segment_costs
+from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
+from quee_hf.levels import Level
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.paths import Path, PathTree, prefixes
+from quee_hf.routing.costs import path_costs
+from quee_hf.routing.router import Router
+
+
+@dataclass(frozen=True)
+class AllOutputs:
+    """A data set's outputs.
+
+    Args:
+        routable: Of `model.paths`, in their order.
+        uniform: Of the whole network at each level, in the order of `model.level_list`.
+    """
+
+    routable: PathOutputs
+    uniform: PathOutputs
+
+
+def uniform_paths(model: QuEEForImageClassification) -> list[Path]:
+    """Return, for each level, the path that runs the whole network at it; gates may not know all of them."""
+    return [(level,) * model.config.num_exits for level in range(len(model.level_list))]
+
+
+def collect_all_outputs(
+    model: QuEEForImageClassification,
+    dataset: Dataset[Any],
+    *,
+    batch_size: int = 64,
+) -> AllOutputs:
+    """Run all paths over a data set, each segment that paths share once, with a progress bar.
+
+    Args:
+        model: On any device; outputs are kept on the CPU.
+        dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
+        batch_size: Images per batch.
+
+    Raises:
+        ValueError: If the data set is empty.
+    """
+    network = _MorePaths(model, uniform_paths(model))
+    outputs = collect_path_outputs(network, dataset, batch_size=batch_size, device=model.device)
+    index = network.router.tree.index
+
+    def of(paths: list[Path]) -> PathOutputs:
+        return PathOutputs(outputs.logits[:, [index[path] for path in paths]], outputs.labels)
+
+    return AllOutputs(of(list(model.paths)), of(uniform_paths(model)))
+
+
+class _MorePaths:
+    """A model with a larger path tree, for running; its gates could not score the additional paths."""
+
+    def __init__(self, model: QuEEForImageClassification, more: list[Path]) -> None:
+        wanted = {*model.paths, *(prefix for path in more for prefix in prefixes(path))}
+        paths = tuple(sorted(wanted, key=lambda path: (len(path), path)))
+        self._model = model
+        self.router = Router(PathTree(paths), path_costs(paths, segment_costs(model.config)))
+
+    @property
+    def level_list(self) -> list[Level]:
+        return self._model.level_list
+
+    @property
+    def num_labels(self) -> int:
+        return self._model.num_labels
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        return self._model.embed(pixel_values)
+
+    def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
+        return self._model.run_segment(segment, level, hidden)
+
+    def exit_logits(self, exit_index: int, hidden: Tensor) -> Tensor:
+        return self._model.exit_logits(exit_index, hidden)
+
+    def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
+        return self._model.predict_errors(gate, current, previous)

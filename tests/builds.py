@@ -1,0 +1,127 @@
+"""What tests of `quee build` and of the other verbs work on: a tiny trained classifier, images of colours."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+CLASSES = ("red", "green", "blue", "grey")
+NUM_BLOCKS = 3
+_COLORS = np.array([[190, 60, 60], [60, 190, 60], [60, 60, 190], [120, 120, 120]])
+_SIZE = 32
+
+# Preloaded once; each process forked from there starts at once, as the interpreter of the tests never forks.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["quee_hf.cli", "quee_hf.build", "quee_hf.diagnostics.evaluation"])
+_RUN = """
+import os, sys
+with open(sys_log, "w", buffering=1) as log:
+    os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+    import torch
+    torch.set_num_threads(1)
+    from quee_hf.cli.app import app
+    app(arguments)
+"""
+
+
+def color_image(label: int, rng: np.random.Generator) -> Image.Image:
+    """Return a noisy image of a class's colour; some are easily mistaken."""
+    noise = rng.normal(0, 40, (_SIZE, _SIZE, 3)) + rng.normal(0, 55, 3)
+    return Image.fromarray((_COLORS[label] + noise).clip(0, 255).astype(np.uint8))
+
+
+def write_images(folder: Path, count: int, seed: int, classes: Sequence[str] = CLASSES) -> Path:
+    """Write a folder with a subfolder per class."""
+    rng = np.random.default_rng(seed)
+    for position in range(count):
+        label = position % len(classes)
+        file = folder / classes[label] / f"{position:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        color_image(label, rng).save(file)
+    return folder
+
+
+def write_classifier(folder: Path, classes: Sequence[str] = CLASSES) -> Path:
+    """Write a ViT of three blocks that was trained for a second, with its image processor."""
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=NUM_BLOCKS,
+        num_attention_heads=2,
+        intermediate_size=48,
+        image_size=_SIZE,
+        patch_size=8,
+        id2label=dict(enumerate(classes)),
+        label2id={name: label for label, name in enumerate(classes)},
+    )
+    rng = np.random.default_rng(0)
+    processor = ViTImageProcessorPil(size={"height": _SIZE, "width": _SIZE})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViTForImageClassification(config).train()
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for _ in range(40):
+            labels = rng.integers(0, len(_COLORS), 32)
+            pictures = [color_image(label, rng) for label in labels]
+            pixels = processor(pictures, return_tensors="pt")["pixel_values"]
+            loss = model(pixel_values=pixels, labels=torch.from_numpy(labels)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def build_arguments(root: Path, output: Path, **options: object) -> list[str]:
+    """Return the command line that builds from `root/model`, `root/train` and `root/validation`."""
+    chosen = {
+        "model": root / "model",
+        "train": root / "train",
+        "validation": root / "validation",
+        "exits": "1,2",
+        "levels": "8,4",
+        "head_epochs": 4,
+        "gate_epochs": 4,
+        "calibration_images": 4,
+        "output": output,
+        **options,
+    }
+    arguments = ["build"]
+    for name, value in chosen.items():
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return arguments
+
+
+def start(arguments: Sequence[str], log: Path) -> multiprocessing.Process:
+    """Start `quee` in a process of its own, with one thread; what it prints goes to a file."""
+    code = f"arguments, sys_log = {list(arguments)!r}, {str(log)!r}\n{_RUN}"
+    process = _SERVER.Process(target=exec, args=(code, {}))
+    process.start()
+    return process
+
+
+def run(arguments: Sequence[str], log: Path) -> int:
+    """Run `quee` in a process of its own and return its exit code."""
+    process = start(arguments, log)
+    process.join()
+    return process.exitcode
+
+
+def run_and_kill(arguments: Sequence[str], log: Path, is_time: Callable[[], bool], delay: float) -> int:
+    """Start `quee` and kill it, with no chance to tidy up, a moment after a condition holds."""
+    process = start(arguments, log)
+    while process.is_alive() and not is_time():
+        time.sleep(0.001)
+    time.sleep(delay)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode

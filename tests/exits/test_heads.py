@@ -1,0 +1,77 @@
+"""Tests of `quee_hf.exits.heads`."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from quee_hf.exits.heads import HEADS, HeadSpec, cosine_logits
+from tests.tiny import generator
+
+
+def spec(**overrides):
+    fields = {
+        "hidden_size": 6,
+        "num_outputs": 4,
+        "own_pooling": "cls_and_mean",
+        "num_prefix_tokens": 2,
+        "has_bias": True,
+        "head_hidden_size": 5,
+    }
+    return HeadSpec(**{**fields, **overrides})
+
+
+@pytest.mark.parametrize("head_type", HEADS)
+@pytest.mark.parametrize("own_pooling", ["cls", "cls_and_mean"])
+def test_every_head_maps_tokens_to_outputs_and_never_reads_registers(head_type, own_pooling):
+    head = HEADS[head_type](spec(own_pooling=own_pooling))
+    tokens = torch.randn(3, 7, 6, generator=generator(0))
+    outputs = head(head.pool(tokens))
+    assert outputs.shape == (3, 4)
+    tokens[:, 1] = torch.nan  # the second prefix token: a register
+    assert torch.equal(head(head.pool(tokens)), outputs)
+
+
+@pytest.mark.parametrize("head_type", HEADS)
+def test_heads_can_be_trained(head_type):
+    head = HEADS[head_type](spec())
+    head(head.pool(torch.randn(3, 7, 6))).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
+
+
+def test_linear_head_is_the_backbones_own_kind():
+    assert isinstance(HEADS["linear"](spec()).network, nn.Linear)
+    assert HEADS["linear"](spec()).network.in_features == 12
+    assert HEADS["linear"](spec(own_pooling="cls")).network.in_features == 6
+    assert HEADS["linear"](spec(has_bias=False)).network.bias is None
+
+
+def test_ssa_head_is_two_layers_on_the_mean_patch():
+    head = HEADS["ssa"](spec())
+    tokens = torch.randn(3, 7, 6, generator=generator(0))
+    first, _, second = head.network
+    inner = first(tokens[:, 2:].mean(dim=1))
+    gelu = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
+    torch.testing.assert_close(head(head.pool(tokens)), second(gelu))
+
+
+class TestCosineLogits:
+    def test_by_hand(self):
+        classes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8]])
+        logits = cosine_logits(torch.tensor([[3.0, 4.0]]), classes, logit_scale=10.0)
+        # 10 * (0.6, 0.8, -0.36 + 0.64); four roundings of float32 at magnitude 10.
+        torch.testing.assert_close(logits, torch.tensor([[6.0, 8.0, 2.8]]), rtol=0, atol=40 * 2**-24)
+
+    def test_length_of_the_embedding_does_not_matter(self):
+        embedding = torch.randn(5, 8, generator=generator(0))
+        classes = torch.randn(3, 8, generator=generator(1))
+        # A power of two scales exactly, and the logits with it.
+        assert torch.equal(cosine_logits(embedding, classes, 7.0), cosine_logits(64 * embedding, classes, 7.0))
+
+    def test_half_precision_is_compared_in_float32(self):
+        embedding = torch.randn(5, 8, generator=generator(0)).bfloat16()
+        classes = torch.randn(3, 8, generator=generator(1)).bfloat16()
+        logits = cosine_logits(embedding, classes, 7.0)
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, cosine_logits(embedding.float(), classes.float(), 7.0))

@@ -1,0 +1,33 @@
+"""Tests of `scaled_exit_loss` against a loop."""
+
+import pytest
+import torch
+
+from quee_hf.exits.loss import scaled_exit_loss
+from tests.reference.training import scaled_loss
+from tests.tiny import generator
+
+
+@pytest.mark.parametrize(("num_images", "num_exits", "num_labels"), [(1, 1, 2), (4, 3, 5), (3, 12, 2)])
+def test_equals_a_loop(num_images, num_exits, num_labels):
+    logits = 3 * torch.randn(num_images, num_exits, num_labels, generator=generator(0)).double()
+    labels = torch.randint(num_labels, (num_images,), generator=generator(1))
+    expected = scaled_loss(logits.numpy(), labels.tolist())
+    assert scaled_exit_loss(logits, labels).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_earlier_exits_weigh_more_by_hand():
+    # Right with certainty costs 0; undecided between two classes costs ln 2 at that exit.
+    sure, torn = [0.0, 1e4], [0.0, 0.0]
+    label = torch.tensor([1])
+    for exit_index, factor in enumerate([3, 2, 1]):
+        logits = torch.tensor([[torn if e == exit_index else sure for e in range(3)]])
+        assert scaled_exit_loss(logits, label).item() == pytest.approx(factor * 0.6931472)
+
+
+def test_does_not_depend_on_the_order_of_images():
+    logits, labels = torch.randn(6, 3, 4, generator=generator(0)).double(), torch.tensor([0, 1, 2, 3, 0, 1])
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    assert scaled_exit_loss(logits[order], labels[order]).item() == pytest.approx(
+        scaled_exit_loss(logits, labels).item(), rel=1e-12
+    )

@@ -1,0 +1,200 @@
+"""Tests of `MultiLevelLinear`: exact against Python integers, and what it stores."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from quee_hf.quantization.affine import dequantize_weight, quantize_weight
+from quee_hf.quantization.linear import MultiLevelLinear
+from quee_hf.quantization.packing import packed_size
+from tests.reference.quantization import activation_code, integer_linear, weight_code
+from tests.tiny import generator
+
+IN, OUT, ROWS = 13, 7, 5
+BITS = range(2, 9)
+
+
+def make(levels, *, has_bias=True, power_of_two=False, seed=0):
+    """Make a layer with codes at every integer level."""
+    random = generator(seed)
+    layer = MultiLevelLinear(IN, OUT, has_bias=has_bias, levels=levels, is_quantized=False)
+    layer.weight.copy_(torch.randn(OUT, IN, generator=random))
+    if has_bias:
+        layer.bias.copy_(torch.randn(OUT, generator=random))
+    for bits in (level for level in levels if not isinstance(level, str)):
+        scale = layer.weight.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
+        span = torch.tensor(6.0 if not power_of_two else 8.0 * (2**bits - 1) / 2**bits)
+        if power_of_two:
+            scale = 2 ** scale.log2().ceil()
+        layer.store(bits, quantize_weight(layer.weight, scale, bits))
+        layer.input.set_range(bits, -span / 3, 2 * span / 3)
+    return layer
+
+
+def inputs(seed=1):
+    return 1.5 * torch.randn(ROWS, IN, generator=generator(seed))
+
+
+def reference(layer, x, bits):
+    """Products of codes, from the float weight and the stored scales, in Python integers."""
+    scale, zero_point = layer.input.scale(bits).item(), layer.input.get_buffer(f"zero_point_{bits}").item()
+    weight_scale = layer.get_buffer(f"weight_scale_{bits}").tolist()
+    x_codes = [[activation_code(value, scale, zero_point, bits) for value in row] for row in x.tolist()]
+    w_codes = [
+        [weight_code(value, weight_scale[i], bits) for value in row]
+        for i, row in enumerate(layer.weight.tolist())
+    ]
+    return integer_linear(np.array(x_codes), np.array(w_codes))
+
+
+@pytest.mark.parametrize("bits", BITS)
+class TestIntegerLevel:
+    def test_equals_integer_arithmetic_exactly(self, bits):
+        # With scales that are powers of two nothing is rounded but the sum with the bias.
+        layer, x = make([bits], power_of_two=True), inputs()
+        scale = layer.get_buffer(f"weight_scale_{bits}").numpy() * np.float32(layer.input.scale(bits).item())
+        expected = reference(layer, x, bits) * scale + layer.bias.numpy()
+        assert np.array_equal(layer(x, bits).numpy(), expected)
+
+    def test_equals_integer_arithmetic_exactly_at_any_scale_without_bias(self, bits):
+        # Products of codes are exact; the product of the scales and theirs with the sum are rounded once each.
+        layer, x = make([bits], has_bias=False), inputs()
+        # Away from ties: whether 0.5 - 1e-8 rounds up may depend on how the quotient is computed.
+        quotients = (x / layer.input.scale(bits)).remainder(1)
+        assert ((quotients - 0.5).abs() > 1e-4).all()
+        scale = layer.get_buffer(f"weight_scale_{bits}").numpy() * np.float32(layer.input.scale(bits).item())
+        assert np.array_equal(layer(x, bits).numpy(), reference(layer, x, bits) * scale)
+
+    def test_equals_the_dequantized_product(self, bits):
+        layer, x = make([bits]), inputs()
+        weight = dequantize_weight(layer.load_codes(bits)).double()
+        rounded = layer.input(x, bits).double() * layer.input.scale(bits).double()
+        expected = functional.linear(rounded, weight, layer.bias.double())
+        # Three roundings of float32, relative to sums of magnitude below 100.
+        torch.testing.assert_close(layer(x, bits).double(), expected, rtol=3 * 2**-24, atol=100 * 2**-24)
+
+    def test_does_not_depend_on_the_batch(self, bits):
+        layer, x = make([bits]), inputs()
+        together = layer(x, bits)
+        for i in range(ROWS):
+            assert torch.equal(layer(x[i : i + 1], bits)[0], together[i])
+
+    def test_codes_take_their_bits_and_no_more(self, bits):
+        layer = make([bits])
+        packed = layer.get_buffer(f"codes_{bits}")
+        assert packed.dtype == torch.uint8
+        assert packed.shape == (packed_size(IN * OUT, bits),)
+        assert torch.equal(
+            layer.load_codes(bits).codes,
+            quantize_weight(layer.weight, layer.load_codes(bits).scale, bits).codes,
+        )
+
+
+class TestFloatLevels:
+    def test_fp32_is_the_plain_layer(self):
+        layer, x = make(["fp32", 8]), inputs()
+        assert torch.equal(layer(x, "fp32"), functional.linear(x, layer.weight, layer.bias))
+
+    def test_bf16_multiplies_in_bfloat16(self):
+        layer, x = make(["bf16", 8]), inputs()
+        result = layer(x, "bf16")
+        assert result.dtype == torch.bfloat16
+        expected = functional.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
+        assert torch.equal(result, expected)
+
+    def test_a_dropped_float_weight_is_missed_with_a_reason(self):
+        layer = make([8])
+        layer.drop_float_weight()
+        layer(inputs(), 8)
+        with pytest.raises(ValueError, match="dropped when the model was quantized to integer levels only"):
+            layer(inputs(), "fp32")
+        assert "weight" not in layer.state_dict()
+
+
+class TestUnpackedCodes:
+    """They are kept between calls, and must never outlive the weights that they stand for."""
+
+    def assert_fresh(self, layer):
+        x = inputs()
+        before = layer(x, 4)
+        layer.release()
+        assert torch.equal(layer(x, 4), before)
+
+    def test_follow_new_codes(self):
+        layer = make([4])
+        old = layer(inputs(), 4)
+        layer.store(4, quantize_weight(-layer.weight, layer.load_codes(4).scale, 4))
+        assert not torch.equal(layer(inputs(), 4), old)
+        self.assert_fresh(layer)
+
+    def test_follow_a_loaded_state(self):
+        layer, other = make([4]), make([4], seed=9)
+        layer(inputs(), 4)
+        layer.load_state_dict(other.state_dict())
+        assert torch.equal(layer(inputs(), 4), other(inputs(), 4))
+
+    def test_follow_a_cast(self):
+        layer = make([4])
+        layer(inputs(), 4)
+        layer.double()
+        self.assert_fresh(layer)
+
+    def test_are_not_in_the_state(self):
+        layer = make([4])
+        before = {key: value.clone() for key, value in layer.state_dict().items()}
+        layer(inputs(), 4)
+        assert layer.state_dict().keys() == before.keys()
+        assert all(torch.equal(layer.state_dict()[key], value) for key, value in before.items())
+
+    @pytest.mark.parametrize(
+        "clone", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["deepcopy", "pickle"]
+    )
+    def test_a_clone_is_independent(self, clone):
+        layer = make([4])
+        expected = layer(inputs(), 4)
+        twin = clone(layer)
+        assert torch.equal(twin(inputs(), 4), expected)
+        twin.store(4, quantize_weight(-layer.weight, layer.load_codes(4).scale, 4))
+        assert not torch.equal(twin(inputs(), 4), expected)
+        assert torch.equal(layer(inputs(), 4), expected)
+
+    def test_survive_inference_mode(self):
+        layer, x = make([4]), inputs()
+        with torch.inference_mode():
+            expected = layer(x, 4)
+        assert torch.equal(layer(x.requires_grad_(), 4).detach(), expected)
+
+    def test_a_new_range_is_used(self):
+        layer, x = make([4]), inputs()
+        layer(x, 4)
+        layer.input.set_range(4, torch.tensor(-0.5), torch.tensor(1.0))
+        self.assert_fresh(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_scales_stay_float32_when_the_layer_is_cast(dtype):
+    layer = make(["fp32", 8, 4])
+    scales = {name: buffer.clone() for name, buffer in layer.named_buffers() if "scale" in name}
+    assert len(scales) == 4  # of weight and input, at two levels
+    layer.to(dtype)
+    assert layer.weight.dtype == dtype
+    for name, before in scales.items():
+        after = layer.get_buffer(name)
+        assert after.dtype == torch.float32
+        assert torch.equal(after, before)
+
+
+def test_moving_to_another_device_and_back_keeps_the_kinds_of_all_tensors():
+    layer = make(["fp32", 8])
+    kinds = {name: tensor.dtype for name, tensor in layer.state_dict().items()}
+    layer.to("meta")
+    assert {name: tensor.dtype for name, tensor in layer.state_dict().items()} == kinds
+    assert all(tensor.device.type == "meta" for tensor in layer.state_dict().values())
+
+
+def test_weights_are_frozen():
+    assert not any(parameter.requires_grad for parameter in make(["fp32", 8]).parameters())

@@ -1,0 +1,78 @@
+"""Tests of `Router`: one decision at one gate."""
+
+import pytest
+import torch
+
+from quee_hf.paths import PathRules, PathTree
+from quee_hf.routing.router import ROOT, Router
+
+#         0     1      2       3       4        5
+PATHS = ((0,), (1,), (0, 0), (0, 1), (1, 1), (0, 0, 0))
+COSTS = [0.25, 0.125, 0.5, 0.375, 0.25, 1.0]
+
+
+@pytest.fixture
+def router():
+    return Router(PathTree(PATHS), torch.tensor(COSTS))
+
+
+def decide(router, depth, node, errors, cost_lambda=0.0):
+    return router.decide(depth, torch.tensor([node]), torch.tensor([errors]), torch.tensor([cost_lambda]))
+
+
+class TestReachable:
+    def test_by_hand(self, router):
+        assert router.reachable(0, torch.tensor([ROOT])).tolist() == [[True] * 6]
+        assert router.reachable(1, torch.tensor([0, 1])).int().tolist() == [
+            [1, 0, 1, 1, 0, 1],
+            [0, 1, 0, 0, 1, 0],
+        ]
+        assert router.reachable(2, torch.tensor([2, 3, 4])).int().tolist() == [
+            [1, 0, 0, 1],
+            [0, 1, 0, 0],
+            [0, 0, 1, 0],
+        ]
+
+    def test_agrees_with_the_tree(self):
+        tree = PathTree(tuple(PathRules(4, 3, is_first_highest=False).select(40, seed=1)))
+        router = Router(tree, torch.ones(len(tree.paths)))
+        for node, path in enumerate(tree.paths):
+            first = tree.first_at_depth(len(path))
+            row = router.reachable(len(path), torch.tensor([node]))[0]
+            assert (row.nonzero().squeeze(1) + first).tolist() == tree.descendants(node)
+
+
+class TestDecide:
+    def test_leaves_when_its_own_path_is_best(self, router):
+        decision = decide(router, 1, 0, [0.1, 0.0, 0.2, 0.2, 0.0, 0.2])
+        assert decision.next_node.tolist() == [0]
+        assert decision.error.tolist() == pytest.approx([0.1])
+
+    def test_takes_only_one_step_towards_a_far_path(self, router):
+        decision = decide(router, 1, 0, [0.5, 0.0, 0.5, 0.4, 0.0, 0.1])
+        assert decision.next_node.tolist() == [2]  # towards (0, 0, 0)
+        assert decision.error.tolist() == pytest.approx([0.1])
+
+    def test_the_first_step_may_be_to_any_root(self, router):
+        assert decide(router, 0, ROOT, [0.9, 0.9, 0.9, 0.9, 0.1, 0.9]).next_node.tolist() == [1]
+        assert decide(router, 0, ROOT, [0.9, 0.9, 0.9, 0.1, 0.9, 0.9]).next_node.tolist() == [0]
+
+    def test_never_turns_to_another_branch(self, router):
+        assert decide(router, 1, 1, [0.0, 0.9, 0.0, 0.0, 0.5, 0.0]).next_node.tolist() == [4]
+
+    def test_costs_are_those_of_the_paths_from_this_depth_on(self, router):
+        # At depth 2: (0, 0) costs 0.5 and (0, 0, 0) 1; the difference in error is worth it below lambda 0.4.
+        assert decide(router, 2, 2, [0.3, 0.0, 0.0, 0.1], 0.39).next_node.tolist() == [5]
+        assert decide(router, 2, 2, [0.3, 0.0, 0.0, 0.1], 0.41).next_node.tolist() == [2]
+
+    def test_images_at_different_nodes_in_one_batch(self, router):
+        errors = torch.tensor([[0.9, 0.9, 0.9, 0.2, 0.1, 0.9]]).expand(2, -1)
+        decision = router.decide(1, torch.tensor([0, 1]), errors, torch.zeros(2))
+        assert decision.next_node.tolist() == [3, 4]
+        assert decision.error.tolist() == pytest.approx([0.2, 0.1])
+
+
+def test_nothing_to_decide_before_a_single_root():
+    assert Router(PathTree(((0,), (0, 0))), torch.ones(2)).only_child(ROOT) == 0
+    assert Router(PathTree(PATHS), torch.ones(6)).only_child(ROOT) is None
+    assert Router(PathTree(((0,), (0, 0))), torch.ones(2)).only_child(0) is None

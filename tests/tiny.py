@@ -1,0 +1,222 @@
+"""Tiny random classifiers, and QuEE models made of them: 2 to 4 blocks, 32 wide, images of 28 to 32 pixels."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    DeiTConfig,
+    DeiTForImageClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from quee_hf import QuEEForImageClassification, quantize
+from quee_hf.backbones.trunk import Trunk
+from quee_hf.ptq import PTQ_METHODS
+from quee_hf.ptq.calibration import observe_activations
+from quee_hf.quantization.affine import quantize_weight
+from quee_hf.quantization.linear import MultiLevelLinear
+
+NUM_LABELS = 5
+PROJECTION_SIZE = 16
+NUM_BLOCKS = 4
+LOGIT_SCALE = 3.0  # natural logarithm, as CLIP stores it
+
+_SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": NUM_BLOCKS}
+_VIT: dict[str, Any] = {**_SIZES, "intermediate_size": 48, "image_size": 32, "patch_size": 8}
+_DINOV2: dict[str, Any] = {**_SIZES, "mlp_ratio": 2, "image_size": 28, "patch_size": 14}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int, size: int = 32, seed: int = 0) -> Tensor:
+    """Return `(count, 3, size, size)`, normal."""
+    return torch.randn(count, 3, size, size, generator=generator(seed))
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, seed: int = 0, gain: float = 1.5) -> None:
+    """Give every parameter a value that matters: the default initialisation leaves most of them without effect."""
+    random = generator(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=random).to(parameter.dtype)
+        is_factor = "norm" in name or "lambda1" in name or name.endswith("logit_scale")
+        if parameter.ndim >= 2:
+            parameter.copy_(gain * noise / parameter.shape[1:].numel() ** 0.5)
+        else:
+            parameter.copy_(0.3 * noise + float(is_factor and not name.endswith("bias")))
+
+
+def _vision(**overrides: Any) -> CLIPVisionConfig:
+    fields = {**_VIT, "image_size": 30, "patch_size": 10, "projection_dim": PROJECTION_SIZE, **overrides}
+    return CLIPVisionConfig(**fields)
+
+
+def _clip() -> CLIPModel:
+    text = CLIPTextConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
+    )
+    # The tower's own `projection_dim` is misleading on purpose: the full model uses its own.
+    vision = _vision(projection_dim=2 * PROJECTION_SIZE)
+    model = CLIPModel(
+        CLIPConfig(
+            text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION_SIZE
+        )
+    )
+    return model
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of HF classifier that can be wrapped.
+
+    Args:
+        model_type: The entry of `BACKBONES` that it exercises.
+        make: Builds the HF model; its weights are randomised afterwards.
+        image_size: In pixels.
+    """
+
+    model_type: str
+    make: Callable[[], PreTrainedModel]
+    image_size: int
+
+    @property
+    def is_clip(self) -> bool:
+        return self.model_type == "clip_vision_model"
+
+    def build(self) -> PreTrainedModel:
+        model = self.make().eval()
+        randomize(model)
+        if isinstance(model, CLIPModel):
+            with torch.no_grad():
+                model.logit_scale.fill_(LOGIT_SCALE)
+        return model
+
+
+def _classifier(model_class: Any, config_class: Any, fields: dict[str, Any]) -> PreTrainedModel:
+    return model_class(config_class(**fields, num_labels=NUM_LABELS))
+
+
+_DINOV2_CLASSES = (Dinov2ForImageClassification, Dinov2Config)
+VARIANTS = {
+    "vit": Variant("vit", partial(_classifier, ViTForImageClassification, ViTConfig, _VIT), 32),
+    "vit-no-qkv-bias": Variant(
+        "vit",
+        partial(
+            _classifier,
+            ViTForImageClassification,
+            ViTConfig,
+            {**_VIT, "qkv_bias": False, "hidden_act": "relu", "layer_norm_eps": 1e-3},
+        ),
+        32,
+    ),
+    "deit": Variant("deit", partial(_classifier, DeiTForImageClassification, DeiTConfig, _VIT), 32),
+    "dinov2": Variant("dinov2", partial(_classifier, *_DINOV2_CLASSES, _DINOV2), 28),
+    "dinov2-swiglu": Variant(
+        "dinov2", partial(_classifier, *_DINOV2_CLASSES, {**_DINOV2, "use_swiglu_ffn": True}), 28
+    ),
+    "dinov2-with-registers": Variant(
+        "dinov2_with_registers",
+        partial(
+            _classifier, Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig, _DINOV2
+        ),
+        28,
+    ),
+    "clip-vision": Variant("clip_vision_model", lambda: CLIPVisionModelWithProjection(_vision()), 30),
+    "clip": Variant("clip_vision_model", _clip, 30),
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+
+
+def class_embeddings(count: int = NUM_LABELS) -> Tensor:
+    """Return `(count, PROJECTION_SIZE)`, deliberately not of length 1."""
+    return torch.randn(count, PROJECTION_SIZE, generator=generator(7)) + 0.5
+
+
+def wrap(backbone: PreTrainedModel, **fields: Any) -> QuEEForImageClassification:
+    """Make a QuEE model with three exits, after blocks 1, 2 and 4; its new heads and gates are random, but always the same."""
+    fields = {"exit_blocks": [1, 2, NUM_BLOCKS], "levels": ["fp32"], **fields}
+    if "CLIP" in type(backbone).__name__:
+        fields = {"class_embeddings": class_embeddings(), "logit_scale": LOGIT_SCALE, **fields}
+    model = QuEEForImageClassification.from_backbone(backbone, **fields)
+    randomize(model.heads[:-1], seed=1)
+    randomize(model.gates, seed=2)
+    return model
+
+
+def stock_logits(backbone: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Return the logits of the HF model itself, computed by its own code."""
+    if isinstance(backbone, CLIPModel):
+        features = backbone.get_image_features(pixel_values).pooler_output
+    elif isinstance(backbone, CLIPVisionModelWithProjection):
+        features = backbone(pixel_values).image_embeds
+    else:
+        return backbone(pixel_values).logits
+    classes = functional.normalize(class_embeddings().to(features), dim=-1)
+    scale = torch.tensor(LOGIT_SCALE, dtype=features.dtype).exp()
+    return scale * functional.normalize(features, dim=-1) @ classes.T
+
+
+def quantize_full_range(trunk: Trunk, batches: Iterable[Tensor], levels: Sequence[int]) -> None:
+    """A PTQ method without any search, so that tests of other things need not wait for one."""
+    points, modules = observe_activations(trunk, batches), dict(trunk.named_modules())
+    for bits in levels:
+        for name, seen in points.items():
+            modules[name].set_range(bits, seen.values[0], seen.values[-1])
+        for module in modules.values():
+            if isinstance(module, MultiLevelLinear):
+                weight = module.float_weight.detach()
+                scale = weight.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
+                module.store(bits, quantize_weight(weight, scale, bits))
+
+
+def quantize_fast(model: QuEEForImageClassification, pixel_values: Tensor | None = None) -> None:
+    """Quantize a tiny model at the full range of a few images."""
+    pixel_values = images(4, model.config.image_size) if pixel_values is None else pixel_values
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PTQ_METHODS, "full_range", quantize_full_range)
+        quantize(model, pixel_values, method="full_range")
+
+
+def untrained_gates(model: QuEEForImageClassification, seed: int = 4) -> None:
+    """Give gates random weights that send different images different ways, and call them trained."""
+    randomize(model.gates, seed=seed)
+    with torch.no_grad():
+        for gate in model.gates.values():
+            if gate.features is not None:
+                gate.features.weight.mul_(8)
+    model.config.trained_parts = ["gates", "heads"]
+
+
+def mixed_lambdas(count: int) -> Tensor:
+    """Return `(count,)`: values from 0 to infinity, so that images of one batch go far apart."""
+    values = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 2.0, torch.inf])
+    return values.repeat(count // len(values) + 1)[:count]
+
+
+def routable(variant: Variant | None = None, **fields: Any) -> QuEEForImageClassification:
+    """Make a model that can route: integer levels with codes, and gates."""
+    fields = {"levels": [8, 6, 4], **fields}
+    model = wrap((variant or VARIANTS["vit"]).build(), **fields)
+    if any(not isinstance(level, str) for level in model.config.levels):
+        quantize_fast(model)
+    untrained_gates(model)
+    return model
