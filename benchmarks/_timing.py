@@ -16,7 +16,9 @@ RESULTS = Path(__file__).parent / "results"
 Times = dict[str, list[float]]
 
 
-def interleaved_ms(functions: Mapping[str, Callable[[], Any]], *, repeats: int = 15, warmup: int = 2) -> Times:
+def interleaved_ms(
+    functions: Mapping[str, Callable[[], Any]], *, repeats: int = 15, warmup: int = 2
+) -> Times:
     """Time functions in turn, A B C A B C ..., and return each one's milliseconds per call."""
     for _ in range(warmup):
         for function in functions.values():

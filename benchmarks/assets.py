@@ -1,8 +1,8 @@
 """Build and judge QuEE models on the real models and images that `QUEE_ASSETS` points to.
 
-Run: `python benchmarks/assets.py [dinov2-cifar10] [clip-tinyimagenet]`. Each is built with `quee build` into `runs/`, where an
-interrupted run goes on. Test images are used here and nowhere else. Writes `benchmarks/results/<name>.json`, a picture in
-`docs/pictures/`, and the results section of the README.
+Run: `python benchmarks/assets.py [dinov2-cifar10] [clip-tinyimagenet]`. Each is built with `quee build` into
+`runs/`, where an interrupted run goes on. Test images are used here and nowhere else. Writes
+`benchmarks/results/<name>.json`, a picture in `docs/pictures/`, a model card, and the README's results section.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 import torch
 from _results import write_card, write_readme_section
 from _timing import write_result
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPVisionModelWithProjection
 
 from quee_hf import QuEEForImageClassification
 from quee_hf.backbones.loading import open_classifier
@@ -26,7 +26,13 @@ from quee_hf.data import load_image_dataset
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference, cost_at_accuracy
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.plots import plot_accuracy_cost
-from quee_hf.diagnostics.report import describe_accuracy, describe_exits, describe_routing, describe_uniform, route_images
+from quee_hf.diagnostics.report import (
+    describe_accuracy,
+    describe_exits,
+    describe_routing,
+    describe_uniform,
+    route_images,
+)
 from quee_hf.diagnostics.static_paths import collect_all_outputs
 from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
@@ -63,7 +69,12 @@ def tinyimagenet() -> dict[str, Any]:
         "train": images / "train.parquet",
         "validation": halves[0],
         "test": halves[1],
-        "options": ["--class-embeddings", model / "class_embeddings.safetensors", "--class-names", model / "classes.json"],
+        "options": [
+            "--class-embeddings",
+            model / "class_embeddings.safetensors",
+            "--class-names",
+            model / "classes.json",
+        ],
     }
 
 
@@ -72,7 +83,8 @@ EXPERIMENTS = {"dinov2-cifar10": cifar10, "clip-tinyimagenet": tinyimagenet}
 
 def build(name: str, experiment: dict[str, Any]) -> Path:
     """Run `quee build`, or what is left of it, and return the model's directory."""
-    command = [sys.executable, "-m", "quee_hf.cli", "build", "--model", experiment["model"], "--train", experiment["train"]]
+    command = [Path(sys.executable).parent / "quee", "build", "--model", experiment["model"]]
+    command += ["--train", experiment["train"]]
     command += ["--validation", experiment["validation"], "--exits", "4,6,8,10,12", "--levels", "8,6,5"]
     command += ["--output", RUNS / name, *experiment["options"]]
     subprocess.run([str(part) for part in command], check=True)
@@ -88,8 +100,6 @@ def check_float(experiment: dict[str, Any], images: Any) -> dict[str, Any]:
     )
     if options:
         source = open_classifier(experiment["model"], options["class_embeddings"])
-        from transformers import CLIPVisionModelWithProjection
-
         tower = CLIPVisionModelWithProjection.from_pretrained(experiment["model"]).eval()
 
         def reference(pixels: torch.Tensor) -> torch.Tensor:
@@ -117,10 +127,15 @@ def check_float(experiment: dict[str, Any], images: Any) -> dict[str, Any]:
 def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: float) -> dict[str, Any]:
     """Compare routing with max-probability thresholds on the same heads at the most exact level."""
     routed = route_images(model, outputs, DEFAULT_LAMBDAS)
-    correct, cost = (np.stack([getattr(r, field).numpy() for r in routed]) for field in ("is_correct", "cost"))
+    correct, cost = (
+        np.stack([getattr(r, field).numpy() for r in routed]) for field in ("is_correct", "cost")
+    )
     thresholds = threshold_exits(model.router, outputs)
     other_correct, other_cost = thresholds.is_correct.numpy(), thresholds.cost.numpy()
-    curves = {"routed": (cost.mean(1), correct.mean(1)), "threshold": (other_cost.mean(1), other_correct.mean(1))}
+    curves = {
+        "routed": (cost.mean(1), correct.mean(1)),
+        "threshold": (other_cost.mean(1), other_correct.mean(1)),
+    }
     difference, low, high = bootstrap_area_difference(correct, cost, other_correct, other_cost)
     return {
         "area": {name: area_under_curve(*curve) for name, curve in curves.items()},
@@ -164,8 +179,14 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
     routed = [[point[field] for point in result["routing"]] for field in ("cost", "accuracy")]
     threshold = [[point[field] for point in result["thresholds"]] for field in ("cost", "accuracy")]
     plot_accuracy_cost(
-        {"QuEE, routed by λ": (*routed, tuple(intervals)), "max-probability threshold, 8 bits": (*threshold, None)},
-        {f"whole network at {point['path'][0]} bits": (point["cost"], point["accuracy"]) for point in uniform},
+        {
+            "QuEE, routed by λ": (*routed, tuple(intervals)),
+            "max-probability threshold, 8 bits": (*threshold, None),
+        },
+        {
+            f"whole network at {point['path'][0]} bits": (point["cost"], point["accuracy"])
+            for point in uniform
+        },
         ROOT / "docs" / "pictures" / f"{name}.png",
         experiment["title"],
     )
@@ -173,7 +194,9 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", choices=[*EXPERIMENTS, []], default=list(EXPERIMENTS))
     for name in parser.parse_args().names:
         judge(name, EXPERIMENTS[name]())

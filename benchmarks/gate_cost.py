@@ -1,4 +1,4 @@
-"""What the gates cost beside the backbone: parameters, and time of all gates and decisions on one image's way.
+"""What the gates cost beside the backbone: parameters, and time of all gates and decisions.
 
 Run: `python benchmarks/gate_cost.py`. Writes `benchmarks/results/gate_cost.json`.
 """

@@ -1,10 +1,7 @@
 """What tests of `quee build` and of the other verbs work on: a tiny trained classifier, images of colours."""
 
 import multiprocessing
-import os
-import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +18,18 @@ _SIZE = 32
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["quee_hf.cli", "quee_hf.build", "quee_hf.diagnostics.evaluation"])
 _RUN = """
-import os, sys
-with open(sys_log, "w", buffering=1) as log:
-    os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
-    import torch
-    torch.set_num_threads(1)
-    from quee_hf.cli.app import app
-    app(arguments)
+import os, signal, sys, torch
+from quee_hf.cli.app import app
+
+def kill(event, details):
+    if deadly is not None and event == deadly[0] and all(part in str(details[0]) for part in deadly[1:]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with open(log, "w", buffering=1) as file:
+    os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+sys.addaudithook(kill)
+torch.set_num_threads(1)
+app(arguments)
 """
 
 
@@ -100,28 +102,17 @@ def build_arguments(root: Path, output: Path, **options: object) -> list[str]:
     return arguments
 
 
-def start(arguments: Sequence[str], log: Path) -> multiprocessing.Process:
-    """Start `quee` in a process of its own, with one thread; what it prints goes to a file."""
-    code = f"arguments, sys_log = {list(arguments)!r}, {str(log)!r}\n{_RUN}"
-    process = _SERVER.Process(target=exec, args=(code, {}))
+def run(arguments: Sequence[str], log: Path, deadly: Sequence[str] | None = None) -> int:
+    """Run `quee` in a process of its own, with one thread, and return its exit code.
+
+    Args:
+        arguments: After `quee`.
+        log: File for all that is printed.
+        deadly: If given, the process is killed, with no chance to tidy up, right before this happens: an event
+            as `sys.addaudithook` names it, and parts of what it is about (of a path, say).
+    """
+    names = {"arguments": list(arguments), "log": str(log), "deadly": deadly}
+    process = _SERVER.Process(target=exec, args=(_RUN, names))
     process.start()
-    return process
-
-
-def run(arguments: Sequence[str], log: Path) -> int:
-    """Run `quee` in a process of its own and return its exit code."""
-    process = start(arguments, log)
-    process.join()
-    return process.exitcode
-
-
-def run_and_kill(arguments: Sequence[str], log: Path, is_time: Callable[[], bool], delay: float) -> int:
-    """Start `quee` and kill it, with no chance to tidy up, a moment after a condition holds."""
-    process = start(arguments, log)
-    while process.is_alive() and not is_time():
-        time.sleep(0.001)
-    time.sleep(delay)
-    if process.is_alive():
-        os.kill(process.pid, signal.SIGKILL)
     process.join()
     return process.exitcode

@@ -218,7 +218,7 @@ class TestWeightFiles:
         with pytest.raises(IncompatibleCheckpointError, match="safetensors only"):
             weight_files(tmp_path)
 
-    @pytest.mark.parametrize("index", ["", "{", "[]", "{}", '{"weight_map": {}}'])
+    @pytest.mark.parametrize("index", ["", "{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": []}'])
     def test_a_damaged_index(self, tmp_path, index):
         (tmp_path / "model.safetensors.index.json").write_text(index)
         with pytest.raises(IncompatibleCheckpointError, match="incomplete"):

@@ -95,7 +95,13 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
         )
     try:
         files, _ = get_checkpoint_shard_files(str(source), index, **hub_options)
-    except (OSError, ValueError, KeyError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # damaged JSON can be anything
         raise IncompatibleCheckpointError(
             f"{source}: the shards listed in {index} are incomplete: {error}"
         ) from error

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.builds import build_arguments
+from tests.builds import build_arguments, write_images
 from tests.cli.conftest import words
 
 import quee_hf
@@ -135,8 +135,6 @@ class TestWrongBuilds:
         self.check(result, "holds other files and no recipe.yaml", tmp_path)
 
     def test_classes_of_the_data_differ(self, root, tmp_path, quee):
-        from tests.builds import write_images
-
         data = write_images(tmp_path / "data", 60, 5, ("red", "green", "violet"))
         result = quee(*build_arguments(root, tmp_path / "run", validation=data))
         self.check(result, "the dataset has 3 (green, red, violet)", tmp_path / "run")
@@ -146,17 +144,12 @@ class TestWrongBuilds:
         result = quee(*build_arguments(root, tmp_path / "run", validation=root / "train"))
         self.check(result, "160 of 160 validation images are training images, too", tmp_path / "run")
 
-    def test_bad_image_is_named_or_left_out(self, root, tmp_path, quee):
-        from tests.builds import write_images
-
-        data = write_images(tmp_path / "data", 8, 5)
+    def test_bad_image_is_named(self, root, tmp_path, quee):
+        data = write_images(tmp_path / "data", 60, 5)
         (data / "red" / "bad.png").write_bytes(b"no image")
         result = quee(*build_arguments(root, tmp_path / "run", validation=data))
         self.check(result, f"Cannot read image {data / 'red' / 'bad.png'}", tmp_path / "run")
         assert "--skip-bad" in result.stderr
-        skipping = quee(*build_arguments(root, tmp_path / "run", validation=data, skip_bad=True))
-        assert f"Left out: Cannot read image {data / 'red' / 'bad.png'}" in skipping.stderr
-        self.check(skipping, "8 validation images are too few to divide into", tmp_path / "run")
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -1,13 +1,18 @@
 """Tests of `quee build`: what it makes, that it can be killed, and what a changed recipe redoes."""
 
 import json
+import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from tests.builds import build_arguments, run, run_and_kill
-from transformers import pipeline
+from safetensors.torch import save_file
+from tests.builds import build_arguments, run
+from tests.tiny import VARIANTS, class_embeddings
+from transformers import CLIPImageProcessorPil, pipeline
 
 from quee_hf import QuEEForImageClassification
 from quee_hf.build.run_directory import RunDirectory
@@ -23,6 +28,12 @@ def files(run_directory: Path) -> dict[str, bytes]:
         str(path.relative_to(run_directory)): re.sub(rb'"seconds": [\d.]+', b"", path.read_bytes())
         for path in made
     }
+
+
+@pytest.fixture
+def copied(built, tmp_path) -> Path:
+    """Return a copy of the shared build."""
+    return Path(shutil.copytree(built, tmp_path / "copied"))
 
 
 class TestResult:
@@ -82,27 +93,53 @@ class TestResult:
         assert set(done["files"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
+# Where a build is killed, in this order: while a stage writes, trains, finishes or takes its place.
+KILLS = [
+    (0, "os.mkdir", ".1-convert.building-"),
+    (0, "open", ".1-convert.building-", "config.json"),
+    (1, "open", ".2-heads.building-", "checkpoint-", "trainer_state.json"),
+    (1, "os.rename", ".2-heads.building-", "building-"),
+    (2, "open", ".3-quantize.building-", "config.json"),
+    (3, "open", ".4-path-outputs.building-", "done.json"),
+    (4, "open", ".5-gates.building-", "checkpoint-", "trainer_state.json"),
+    (4, "open", ".5-gates.building-", "done.json"),
+    (5, "open", ".6-operating-points.building-", "report.json"),
+    (5, "os.rename", ".6-operating-points.building-"),
+    (6, "shutil.copyfile", "6-operating-points", "model.safetensors"),
+    (6, "os.rename", ".report.json.building-"),
+]
+
+
 def test_killed_in_every_stage_ends_with_the_same_bytes(root, built, tmp_path):
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = build_arguments(root, output)
-    seconds = {
-        name: json.loads((built / "stages" / name / "done.json").read_text())["seconds"]
-        for name in STAGE_NAMES
-    }
-    for position, name in enumerate(STAGE_NAMES):
-        code = run_and_kill(
-            arguments,
-            log,
-            is_time=lambda name=name: any((output / "stages").glob(f".{name}.building-*")),
-            delay=seconds[name] / 3,
-        )
-        assert code == -9, log.read_text()
-        reused = re.findall(r"^(\S+): reused", log.read_text(), re.MULTILINE)
-        assert reused == STAGE_NAMES[: len(reused)]
-        assert len(reused) >= position - 1  # a fast machine may be through with a stage before it is killed
-        assert not (output / "model").exists()
+    for num_complete, *deadly in KILLS:
+        assert run(arguments, log, deadly) == -9, f"{deadly}: {log.read_text()}"
+        assert re.findall(r"^(\S+): reused", log.read_text(), re.MULTILINE) == STAGE_NAMES[:num_complete]
+        assert not (output / "report.json").exists()
     assert run(arguments, log) == 0, log.read_text()
     assert files(output) == files(built)
+
+
+def test_killed_while_a_new_recipe_replaces_an_old_one(root, built, copied, tmp_path):
+    arguments = build_arguments(root, copied, max_accuracy_drop=0.3)
+    before = files(copied)
+    for deadly in (
+        ("open", ".6-operating-points.building-", "report.json"),
+        ("os.rename", "stages/6-operating-points"),
+        ("os.rename", ".6-operating-points.building-"),
+        ("os.rename", "copied/model"),
+        ("os.rename", ".model.building-"),
+    ):
+        assert run(arguments, tmp_path / "log", deadly) == -9, deadly
+        now = files(copied)
+        old = {name: before[name] for name in before if name.startswith("model/")}
+        assert {name: now.get(name) for name in old} == old or deadly[1] == ".model.building-"
+    assert run(arguments, tmp_path / "log") == 0
+    fresh = tmp_path / "fresh"
+    assert run(build_arguments(root, fresh, max_accuracy_drop=0.3), tmp_path / "log") == 0
+    assert files(copied) == files(fresh)
+    assert files(copied) != before
 
 
 def test_same_recipe_again_reuses_everything(root, built, quee):
@@ -113,14 +150,6 @@ def test_same_recipe_again_reuses_everything(root, built, quee):
     assert "6 reused, 0 built" in result.stdout
     assert f"quee predict {built}/model" in result.stdout
     assert files(built) == before
-
-
-@pytest.fixture
-def copied(built, tmp_path) -> Path:
-    """Return a copy of the shared build."""
-    import shutil
-
-    return Path(shutil.copytree(built, tmp_path / "copied"))
 
 
 def test_changed_gates_redo_gates_and_say_why(root, built, copied, quee):
@@ -165,3 +194,40 @@ def test_second_build_in_one_directory_is_refused(root, built, quee):
         result = quee(*build_arguments(root, built))
     assert result.exit_code == 2
     assert "Another build is at work" in result.stderr
+
+
+def test_bad_image_is_left_out_on_request(root, copied, tmp_path, quee):
+    data = Path(shutil.copytree(root / "validation", tmp_path / "data"))
+    (data / "red" / "bad.png").write_bytes(b"no image")
+    result = quee(*build_arguments(root, copied, validation=data, skip_bad=True))
+    assert f"Left out: Cannot read image {data / 'red' / 'bad.png'}" in result.stderr
+    assert "6 reused, 0 built" in result.stdout  # the images that are left are those of before
+
+
+def test_contrastive_model_with_other_class_names(root, tmp_path, quee):
+    VARIANTS["clip-vision"].build().save_pretrained(tmp_path / "model")
+    CLIPImageProcessorPil(size=30, do_center_crop=True, crop_size=30).save_pretrained(tmp_path / "model")
+    embeddings = tmp_path / "embeddings.safetensors"
+    save_file({"class_embeddings": class_embeddings(4), "logit_scale": torch.tensor(2.0)}, embeddings)
+    names = tmp_path / "names.json"
+    names.write_text('{"classes": ["sky", "grass", "rock", "fire"]}')
+    options = {"model": tmp_path / "model", "class_embeddings": embeddings, "class_names": names}
+    result = quee(
+        *build_arguments(root, tmp_path / "run", **options, exits="2,1", levels="fp32,8", head="ssa")
+    )
+    assert result.exit_code == 0, result.output
+    assert (
+        "classes blue, green, grey, ... are taken to be sky, grass, rock, ..., in this order."
+        in result.stderr
+    )
+    model = QuEEForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.logit_scale == pytest.approx(math.exp(2))
+    assert list(model.config.exit_blocks) == [1, 2, 4]
+    assert model.config.id2label == {0: "sky", 1: "grass", 2: "rock", 3: "fire"}
+    measured = quee("evaluate", tmp_path / "run" / "model", "--data", root / "test")
+    assert measured.exit_code == 2
+    assert "--match-labels numbers" in measured.stderr
+    measured = quee(
+        "evaluate", tmp_path / "run" / "model", "--data", root / "test", "--match-labels", "numbers"
+    )
+    assert measured.exit_code == 0, measured.output

@@ -69,7 +69,7 @@ def test_static_paths_equal_forced_ones(root, built, evaluation):
 def test_says_what_was_measured(root, evaluation):
     printed, _ = evaluation
     assert printed["data"]["num_images"] == 40
-    assert printed["data"]["fingerprint"] == load_image_dataset(root / "test").fingerprint or True
+    assert len(printed["data"]["fingerprint"]) == 64
     assert set(printed["versions"]) == {"quee_hf", "torch", "transformers"}
     assert printed["cost_model"] == "bitops"
     assert len(printed["gates"]) == 2

@@ -118,7 +118,7 @@ def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
 def _read_class_embeddings(
     class_embeddings: Tensor | str | os.PathLike[str], size: int
 ) -> tuple[Tensor, float | None]:
-    """Return normalised class embeddings, `(classes, size)` float32, and the logit scale stored beside them."""
+    """Return normalised class embeddings, `(classes, size)` float32, and the logit scale stored with them."""
     stored_scale = None
     if not isinstance(class_embeddings, Tensor):
         class_embeddings, stored_scale = _read_embedding_file(Path(class_embeddings))

@@ -77,12 +77,24 @@ def build(
         ingredients = load_ingredients(recipe, source, device, say)
         text = yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
         write_text(directory.root / "recipe.yaml", text)
-        results, upstream = [], None
-        for stage in STAGES:
-            inputs = stage.inputs(ingredients, upstream)
-            upstream = _hash(inputs)
-            results.append(_bring_up_to_date(stage, inputs, directory, ingredients))
+        results = [
+            _bring_up_to_date(stage, inputs, directory, ingredients)
+            for stage, inputs in zip(STAGES, _stage_inputs(ingredients), strict=True)
+        ]
         return _publish(directory, tuple(results))
+
+
+def stage_hashes(ingredients: Ingredients) -> list[str]:
+    """Return the hash of each stage's inputs: a stage whose hash is the same is reused."""
+    return [_hash(inputs) for inputs in _stage_inputs(ingredients)]
+
+
+def _stage_inputs(ingredients: Ingredients) -> Iterator[dict[str, Any]]:
+    upstream = None
+    for stage in STAGES:
+        inputs = stage.inputs(ingredients, upstream)
+        upstream = _hash(inputs)
+        yield inputs
 
 
 def _bring_up_to_date(

@@ -22,7 +22,7 @@ from quee_hf.build.roles import positions
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
-from quee_hf.training.exit_heads import collect_exit_features
+from quee_hf.training.exit_heads import HEAD_ARGUMENTS, collect_exit_features
 from quee_hf.training.gates import GATE_ARGUMENTS
 
 _BATCH_SIZE = 128  # of `recommended_arguments`
@@ -74,7 +74,13 @@ def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, che
         )
         for role in ("head training", "head early stopping")
     )
-    arguments = _arguments(checkpoints, len(train), recipe.head_epochs, recipe.seed)
+    arguments = _arguments(
+        checkpoints,
+        len(train),
+        recipe.head_epochs,
+        recipe.seed,
+        learning_rate=HEAD_ARGUMENTS["learning_rate"],
+    )
     trainer = ExitHeadTrainer(model.cpu(), arguments, train_dataset=train, eval_dataset=held_out)
     _train(trainer, "Training heads", checkpoints)
 

@@ -1,0 +1,270 @@
+"""Tests of saving and loading: the same bytes, the same logits, nothing left over."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+
+from quee_hf import IncompatibleCheckpointError, QuEEConfig, QuEEForImageClassification
+from quee_hf.exits.heads import HEADS
+from tests.tiny import VARIANTS, Variant, every_variant, images, mixed_lambdas, quantize_fast, routable, wrap
+
+from_pretrained = QuEEForImageClassification.from_pretrained
+GOLDEN = Path(__file__).parent / "golden" / "file_format.json"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fingerprint(model):
+    """Kind, shape and a hash of the bytes of every tensor."""
+    return {
+        name: (str(t.dtype), tuple(t.shape), hashlib.sha256(bytes(t.cpu().flatten().view(torch.uint8))).hexdigest())
+        for name, t in model.state_dict().items()
+    }
+
+
+def assert_same_behaviour(model, other, pixel_values):
+    """Nothing is recomputed in another way, so results are equal bit for bit."""
+    lambdas = mixed_lambdas(len(pixel_values))
+    with torch.no_grad():
+        ours, theirs = (m(pixel_values, cost_lambda=lambdas, output_all_paths=True) for m in (model, other))
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def model():
+    return routable(levels=["fp32", "bf16", 8, 4])
+
+
+class TestRoundTrip:
+    @every_variant
+    @pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"], ids=["whole", "sharded"])
+    def test_same_tensors_and_same_results(self, variant: Variant, max_shard_size, tmp_path):
+        model = routable(variant)
+        model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+        assert len(list(tmp_path.glob("*.safetensors"))) == 1 or max_shard_size == "20KB"
+        assert (tmp_path / "model.safetensors").exists() == (max_shard_size == "1GB")
+        loaded = from_pretrained(tmp_path)
+        assert fingerprint(loaded) == fingerprint(model)
+        assert_same_behaviour(loaded, model, images(8, variant.image_size))
+
+    @pytest.mark.parametrize("head_type", HEADS)
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"levels": ["fp32"]},
+            {"levels": ["bf16", 8]},
+            {"levels": [8, 6, 4], "first_level": "any", "monotone_levels": False},
+            {"exit_blocks": [4]},
+            {"max_paths": 5, "path_seed": 3},
+        ],
+    )
+    def test_of_other_configurations(self, head_type, fields, tmp_path):
+        model = routable(head_type=head_type, head_hidden_size=8, **fields)
+        model.save_pretrained(tmp_path)
+        loaded = from_pretrained(tmp_path)
+        assert loaded.paths == model.paths
+        assert fingerprint(loaded) == fingerprint(model)
+        if model.config.num_exits > 1:
+            assert_same_behaviour(loaded, model, images(8))
+
+    def test_saving_what_was_loaded_gives_the_same_files(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "first")
+        from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+        assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+    def test_without_quantization(self, tmp_path):
+        model = wrap(VARIANTS["vit"].build(), levels=[8, 6])
+        model.save_pretrained(tmp_path)
+        loaded = from_pretrained(tmp_path)
+        assert loaded.config.quantization is None
+        for each in (model, loaded):
+            quantize_fast(each)
+        assert fingerprint(loaded) == fingerprint(model)
+
+    def test_by_the_auto_classes(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+        assert type(loaded) is QuEEForImageClassification
+        assert fingerprint(loaded) == fingerprint(model)
+
+
+class TestResaving:
+    def test_over_another_layout_leaves_nothing_stale(self, model, tmp_path):
+        (tmp_path / "README.md").write_text("mine")
+        layouts = [{}, {"max_shard_size": "20KB"}, {"max_shard_size": "40KB"}, {}]
+        seen = []
+        for options in layouts:
+            model.save_pretrained(tmp_path, **options)
+            names = set(contents(tmp_path)) - {"config.json", "README.md"}
+            seen.append(names)
+            if options:
+                index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+                assert names == {*index["weight_map"].values(), "model.safetensors.index.json"}
+            else:
+                assert names == {"model.safetensors"}
+            assert fingerprint(from_pretrained(tmp_path)) == fingerprint(model)
+        assert seen[1] != seen[2]
+        assert (tmp_path / "README.md").read_text() == "mine"
+
+    def test_only_the_main_process_writes(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "model", is_main_process=False)
+        assert not (tmp_path / "model").exists()
+
+    def test_a_given_state_dict_is_what_is_saved(self, model, tmp_path):
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state["heads.0.network.bias"] += 1
+        model.save_pretrained(tmp_path, state_dict=state)
+        loaded = from_pretrained(tmp_path)
+        assert torch.equal(loaded.heads[0].network.bias, model.heads[0].network.bias + 1)
+
+
+class TestAfterLoading:
+    @pytest.fixture
+    def loaded(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        return from_pretrained(tmp_path)
+
+    def test_the_same_parts_can_be_trained(self, model, loaded):
+        flags = {name: parameter.requires_grad for name, parameter in loaded.named_parameters()}
+        assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        for name, flag in flags.items():
+            assert flag == name.startswith(("heads.0", "heads.1", "gates")), name
+
+    def test_it_is_in_evaluation_mode(self, loaded):
+        assert not any(module.training for module in loaded.modules())
+
+    def test_buffers_that_files_do_not_hold_are_rebuilt(self, model, loaded, tmp_path):
+        stored = set(loaded.state_dict())
+        rebuilt = [name for name, _ in loaded.named_buffers() if name not in stored]
+        assert rebuilt
+        for name in rebuilt:
+            assert torch.equal(loaded.get_buffer(name), model.get_buffer(name)), name
+
+    def test_clips_positions_are_rebuilt(self, tmp_path):
+        wrap(VARIANTS["clip-vision"].build()).save_pretrained(tmp_path)
+        for options in ({}, {"dtype": torch.bfloat16}):
+            loaded = from_pretrained(tmp_path, **options)
+            assert loaded.trunk.embeddings.position_ids.tolist() == [list(range(10))]
+
+    def test_loading_info_is_passed_on(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        loaded, info = from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
+        assert not loaded.trunk.norm.weight.requires_grad
+
+    def test_a_field_can_be_overridden(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert from_pretrained(tmp_path, cost_lambda=0.25).config.cost_lambda == 0.25
+        with pytest.raises(Exception, match="`cost_lambda` must be at least 0, got -1"):
+            from_pretrained(tmp_path, cost_lambda=-1.0)
+        with pytest.raises(IncompatibleCheckpointError, match="The weights do not fit the config"):
+            from_pretrained(tmp_path, levels=["fp32", 8])
+
+    def test_a_config_can_be_given(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        config = QuEEConfig.from_pretrained(tmp_path)
+        config.cost_lambda = 0.125
+        loaded = from_pretrained(tmp_path, config=config)
+        assert loaded.config.cost_lambda == 0.125
+        assert fingerprint(loaded) == fingerprint(model)
+
+    def test_from_a_subfolder(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "inner")
+        assert fingerprint(from_pretrained(tmp_path, subfolder="inner")) == fingerprint(model)
+
+    def test_on_a_device_map(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert fingerprint(from_pretrained(tmp_path, device_map="cpu")) == fingerprint(model)
+
+
+class TestHalfPrecision:
+    def exact(self, model):
+        """Integer tensors and scales, which no cast may touch."""
+        return {name: tensor for name, tensor in model.state_dict().items() if "_8" in name or "_4" in name}
+
+    def assert_half(self, model, original):
+        expected = self.exact(original)
+        assert len(expected) > 100
+        for name, tensor in self.exact(model).items():
+            assert tensor.dtype == expected[name].dtype, name
+            assert torch.equal(tensor, expected[name]), name
+        assert model.trunk.norm.weight.dtype == model.heads[0].network.weight.dtype == torch.bfloat16
+
+    def test_loads(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        loaded = from_pretrained(tmp_path, dtype=torch.bfloat16)
+        self.assert_half(loaded, model)
+        exact = model(images(4), path=(8, 8, 8)).logits
+        half = loaded(images(4).bfloat16(), path=(8, 8, 8)).logits
+        assert half.dtype == torch.float32
+        # Norms and the residual stream are rounded to 8 bits of mantissa some 40 times.
+        assert (half - exact).abs().max() < 0.2 * exact.std()
+
+    def test_a_cast_model_keeps_its_scales_and_round_trips(self, model, tmp_path):
+        model.save_pretrained(tmp_path / "full")
+        cast = from_pretrained(tmp_path / "full").to(torch.bfloat16)
+        self.assert_half(cast, model)
+        cast.save_pretrained(tmp_path / "half")
+        loaded = from_pretrained(tmp_path / "half")
+        self.assert_half(loaded, model)
+        assert fingerprint(loaded) == fingerprint(cast)
+
+    @every_variant
+    def test_every_backbone_routes_in_bfloat16(self, variant: Variant):
+        model = routable(variant, levels=["bf16", 8]).to(torch.bfloat16)
+        output = model(images(8, variant.image_size).bfloat16(), cost_lambda=mixed_lambdas(8))
+        assert output.logits.dtype == output.error_probability.dtype == torch.float32
+        assert output.logits.isfinite().all()
+
+
+class TestOtherModels:
+    def test_a_stock_directory_says_how_to_wrap_it(self, tmp_path):
+        VARIANTS["vit"].build().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"'vit' model, not a QuEE model; wrap it with .*from_backbone"):
+            from_pretrained(tmp_path)
+
+    def test_stock_classes_do_not_take_ours_for_theirs(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        with pytest.raises((IncompatibleCheckpointError, ValueError, KeyError, TypeError, AttributeError)):
+            ViTForImageClassification.from_pretrained(tmp_path, config=ViTConfig(num_hidden_layers="4"))
+
+    def test_an_empty_directory(self, tmp_path):
+        with pytest.raises(OSError, match="config.json"):
+            from_pretrained(tmp_path)
+
+
+class TestFileFormat:
+    """A change here means that files of format 1 no longer load: raise `FORMAT_VERSION` and convert them."""
+
+    def test_keys_shapes_and_kinds_are_those_of_format_1(self, tmp_path):
+        golden = json.loads(GOLDEN.read_text())
+        model = routable(VARIANTS["dinov2-swiglu"], **golden["fields"])
+        model.save_pretrained(tmp_path)
+        with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {key: [s.get_dtype(), *s.get_shape()] for key, s in slices.items()}
+        assert tensors == golden["tensors"]
+        assert sorted(json.loads((tmp_path / "config.json").read_text())) == golden["config_keys"]
+
+    def test_no_key_starts_with_the_prefix_that_transformers_strips(self, model):
+        assert not any(name.startswith(model.base_model_prefix) for name in model.state_dict())
+
+
+def test_every_buffer_is_saved_or_rebuilt():
+    """A new kind of non-persistent buffer would hold garbage after loading: `_init_weights` must know it."""
+    known = {"path_codes", "position_ids"}
+    for variant in VARIANTS.values():
+        model = routable(variant)
+        for prefix, module in model.named_modules():
+            assert isinstance(module, nn.Module)
+            assert set(module._non_persistent_buffers_set) <= known, prefix
