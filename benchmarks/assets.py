@@ -197,8 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", choices=[*EXPERIMENTS, []], default=list(EXPERIMENTS))
-    for name in parser.parse_args().names:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {list(EXPERIMENTS)}; all if none")
+    names = parser.parse_args().names or list(EXPERIMENTS)
+    if unknown := set(names) - set(EXPERIMENTS):
+        parser.error(f"{sorted(unknown)} is none of {list(EXPERIMENTS)}")
+    for name in names:
         judge(name, EXPERIMENTS[name]())
     write_readme_section(ROOT / "README.md")
 

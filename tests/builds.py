@@ -14,7 +14,7 @@ NUM_BLOCKS = 3
 _COLORS = np.array([[190, 60, 60], [60, 190, 60], [60, 60, 190], [120, 120, 120]])
 _SIZE = 32
 
-# Preloaded once; each process forked from there starts at once, as the interpreter of the tests never forks.
+# Preloaded once, so that processes start at once; the interpreter of the tests itself has threads.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["quee_hf.cli", "quee_hf.build", "quee_hf.diagnostics.evaluation"])
 _RUN = """

@@ -93,7 +93,7 @@ class TestResult:
         assert set(done["files"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-# Where a build is killed, in this order: while a stage writes, trains, finishes or takes its place.
+# How many stages are complete when a build is killed, and where: while a stage writes, trains or takes its place.
 KILLS = [
     (0, "os.mkdir", ".1-convert.building-"),
     (0, "open", ".1-convert.building-", "config.json"),
@@ -113,9 +113,12 @@ KILLS = [
 def test_killed_in_every_stage_ends_with_the_same_bytes(root, built, tmp_path):
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = build_arguments(root, output)
+    complete = []
     for num_complete, *deadly in KILLS:
         assert run(arguments, log, deadly) == -9, f"{deadly}: {log.read_text()}"
-        assert re.findall(r"^(\S+): reused", log.read_text(), re.MULTILINE) == STAGE_NAMES[:num_complete]
+        assert re.findall(r"^(\S+): reused", log.read_text(), re.MULTILINE) == complete
+        complete = sorted(path.name for path in (output / "stages").glob("[0-9]*"))
+        assert complete == STAGE_NAMES[:num_complete]
         assert not (output / "report.json").exists()
     assert run(arguments, log) == 0, log.read_text()
     assert files(output) == files(built)

@@ -13,9 +13,8 @@ from quee_hf.exits.loss import scaled_exit_loss
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training.arguments import recommended_arguments, with_early_stopping
 
-# Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the losses
-# of
-# deep exits rise early while those of shallow exits still fall.
+# Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
+# losses of deep exits rise early while those of shallow exits still fall.
 HEAD_ARGUMENTS = {"learning_rate": 3e-3, "num_train_epochs": 20}
 
 
