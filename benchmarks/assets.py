@@ -2,7 +2,7 @@
 
 Run: `python benchmarks/assets.py [dinov2-cifar10] [clip-tinyimagenet]`. Each is built with `quee build` into
 `runs/`, where an interrupted run goes on. Test images are used here and nowhere else. Writes
-`benchmarks/results/<name>.json`, a picture in `docs/pictures/`, a model card, and the README's results section.
+`benchmarks/results/<name>.json`, a picture in `docs/pictures/`, a model card, and the results in the README.
 """
 
 import argparse

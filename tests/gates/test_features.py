@@ -63,9 +63,8 @@ def test_confidence_by_hand():
     current, previous = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.5, 0.25]])
     half, quarter = math.log(0.5), math.log(0.25)
     entropy = math.log(-0.5 * half - 0.5 * quarter)
-    # Log probabilities by rank, log entropy, log odds (0.5 against 0.5) in units of 4; then the margin.
-    logs = [half, quarter, quarter] * 2 + [entropy] * 2 + [0.0] * 2
-    expected = [log / 4 for log in logs] + [0.25] * 2
+    # Logarithms by rank, then of the entropy, in units of 4; of either exit.
+    expected = [log / 4 for log in [half, quarter, quarter, entropy] * 2]
     torch.testing.assert_close(confidence_features(current, previous), torch.tensor([expected]))
 
 
@@ -80,4 +79,4 @@ def test_confidence_tells_sure_from_surer():
     sure, surer = torch.tensor([[0.99, 0.01, 0.0]]), torch.tensor([[0.999, 0.001, 0.0]])
     unknown = unknown_probabilities(1, 3)
     gap = (confidence_features(surer, unknown) - confidence_features(sure, unknown)).abs().max()
-    assert gap > 0.5  # log odds differ by ln 10.1 = 2.3, in units of 4
+    assert gap > 0.5  # the second probabilities differ by ln 10 = 2.3, in units of 4

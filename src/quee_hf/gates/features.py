@@ -9,7 +9,7 @@ from torch import Tensor
 
 _NUM_RANKS = 3  # largest probabilities that the confidence features look at
 _SMALLEST = 1e-7  # below this a float32 softmax is noise
-_LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near the size of the other features
+_LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near 1
 
 
 def unknown_probabilities(batch_size: int, num_labels: int, *, device: torch.device | None = None) -> Tensor:
@@ -40,13 +40,13 @@ def probability_features(current: Tensor, previous: Tensor) -> Tensor:
 
 
 def confidence_features(current: Tensor, previous: Tensor) -> Tensor:
-    """Describe how sure two exits are, whatever the class, on scales that resolve 0.99 from 0.999.
+    """Describe how sure two exits are, whatever the class, on a scale that resolves 0.99 from 0.999.
 
-        u = log p_(1..3) || log H || log odds of p_(1) || p_(1) - p_(2)        for p_j, then for p_{j-1}
+        u = log p_(1) || log p_(2) || log p_(3) || log H        for p_j, then for p_{j-1}
 
-    where `p_(k)` is the k-th largest probability. A few thousand images do not suffice to learn how each
-    class errs, but do suffice for these few numbers; and the images that decide the accuracy of cheap paths
-    are those of which an exit is 99 % sure.
+    where `p_(k)` is the k-th largest probability. A few thousand images do not suffice to learn how each class
+    errs, but do suffice for these few numbers; and the images that decide the accuracy of cheap paths are those
+    of which an exit is 99 % sure.
 
     Args:
         current: `(..., labels)`, probabilities at this exit.
@@ -60,12 +60,8 @@ def confidence_features(current: Tensor, previous: Tensor) -> Tensor:
     """
     both = torch.stack([current, previous], dim=-2)  # (..., 2, labels)
     largest = both.topk(min(_NUM_RANKS, current.shape[-1]), dim=-1).values
-    first = largest[..., 0]
-    entropy = torch.special.entr(both).sum(dim=-1).clamp_min(_SMALLEST).log()
-    odds = first.log() - (both.sum(dim=-1) - first).clamp_min(_SMALLEST).log()
-    margin = first - largest[..., 1]
-    logs = torch.cat([largest.clamp_min(_SMALLEST).log().flatten(-2), entropy, odds], dim=-1)
-    return torch.cat([logs / _LOG_UNIT, margin], dim=-1)
+    entropy = torch.special.entr(both).sum(dim=-1, keepdim=True)
+    return torch.cat([largest, entropy], dim=-1).clamp_min(_SMALLEST).log().flatten(-2) / _LOG_UNIT
 
 
 def probability_size(num_labels: int) -> int:
@@ -75,7 +71,7 @@ def probability_size(num_labels: int) -> int:
 
 def confidence_size(num_labels: int) -> int:
     """Size of what `confidence_features` returns."""
-    return 2 * (min(_NUM_RANKS, num_labels) + 3)
+    return 2 * (min(_NUM_RANKS, num_labels) + 1)
 
 
 class FeatureKind(NamedTuple):

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# A lambda at which errors of at most 1 are lost in the rounding of float32, for the smallest cost there may be.
+_COST_ALONE = 1e12
+
 
 def cost_lambda_per_sample(cost_lambda: float | Tensor, num_samples: int, device: torch.device) -> Tensor:
     """Return lambda as one float32 per image.
@@ -50,7 +53,6 @@ def choose_paths(errors: Tensor, costs: Tensor, cost_lambda: Tensor, reachable: 
         Regol et al. 2024 (arXiv:2406.14404), Eq. (18).
     """
     cheapest_first = costs.argsort(stable=True)
-    weights = cost_lambda[:, None]
-    losses = torch.where(weights.isinf(), costs, errors + weights * costs)
+    losses = torch.addcmul(errors, cost_lambda.clamp(max=_COST_ALONE)[:, None], costs)
     losses = losses.masked_fill(~reachable, torch.inf)
     return cheapest_first[losses[:, cheapest_first].argmin(dim=1)]  # argmin takes the first of equals
