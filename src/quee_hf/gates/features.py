@@ -44,9 +44,9 @@ def confidence_features(current: Tensor, previous: Tensor) -> Tensor:
 
         u = log p_(1) || log p_(2) || log p_(3) || log H        for p_j, then for p_{j-1}
 
-    where `p_(k)` is the k-th largest probability. A few thousand images do not suffice to learn how each class
-    errs, but do suffice for these few numbers; and the images that decide the accuracy of cheap paths are those
-    of which an exit is 99 % sure.
+    where `p_(k)` is the k-th largest probability. A few thousand images do not suffice to learn how each
+    class errs, but do suffice for these few numbers; and the images that decide the accuracy of cheap paths
+    are those of which an exit is 99 % sure.
 
     Args:
         current: `(..., labels)`, probabilities at this exit.

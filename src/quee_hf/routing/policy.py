@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# A lambda at which errors of at most 1 are lost in the rounding of float32, for the smallest cost there may be.
+# A lambda at which errors of at most 1 are lost in the rounding of float32, even beside a small cost.
 _COST_ALONE = 1e12
 
 
