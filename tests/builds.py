@@ -108,8 +108,8 @@ def run(arguments: Sequence[str], log: Path, deadly: Sequence[str] | None = None
     Args:
         arguments: After `quee`.
         log: File for all that is printed.
-        deadly: If given, the process is killed, with no chance to tidy up, right before this happens: an event
-            as `sys.addaudithook` names it, and parts of what it is about (of a path, say).
+        deadly: If given, the process is killed, without a chance to tidy up, right before this happens: an
+            event as `sys.addaudithook` names it, and parts of what it is about (of a path, say).
     """
     names = {"arguments": list(arguments), "log": str(log), "deadly": deadly}
     process = _SERVER.Process(target=exec, args=(_RUN, names))

@@ -1,7 +1,9 @@
 """Tests of `quee_hf.paths`: against brute force, and by property."""
 
 import itertools
+import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -137,3 +139,10 @@ class TestPathTree:
     def test_longer_before_shorter_is_refused(self):
         with pytest.raises(ValueError, match="shortest first"):
             PathTree(((0, 0), (0,)))
+
+
+@pytest.mark.parametrize("sample", json.loads((Path(__file__).parent / "golden" / "paths.json").read_text()))
+def test_samples_stay_what_they_were(sample):
+    """Files hold the seed, not the paths: a change here gives the gates of every saved model another meaning."""
+    paths = PathRules(*sample["rules"]).select(sample["max_paths"], sample["seed"])
+    assert paths == [tuple(path) for path in sample["paths"]]

@@ -93,7 +93,7 @@ class TestResult:
         assert set(done["files"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-# How many stages are complete when a build is killed, and where: while a stage writes, trains or takes its place.
+# How many stages are complete when a build is killed, and where: while it writes, trains, or renames.
 KILLS = [
     (0, "os.mkdir", ".1-convert.building-"),
     (0, "open", ".1-convert.building-", "config.json"),
