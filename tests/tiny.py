@@ -28,6 +28,8 @@ from transformers import (
 
 from quee_hf import QuEEForImageClassification, quantize
 from quee_hf.backbones.trunk import Trunk
+from quee_hf.execution.prefix_tree import tree_forward
+from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.ptq import PTQ_METHODS
 from quee_hf.ptq.calibration import observe_activations
 from quee_hf.quantization.affine import quantize_weight
@@ -196,13 +198,21 @@ def quantize_fast(model: QuEEForImageClassification, pixel_values: Tensor | None
         quantize(model, pixel_values, method="full_range")
 
 
+@torch.no_grad()
 def untrained_gates(model: QuEEForImageClassification, seed: int = 4) -> None:
     """Give gates random weights that send different images different ways, and call them trained."""
     randomize(model.gates, seed=seed)
-    with torch.no_grad():
-        for gate in model.gates.values():
-            if gate.features is not None:
-                gate.features.weight.mul_(8)
+    kind, tree = GATE_FEATURES[model.config.gate_features], model.router.tree
+    probabilities = tree_forward(model, images(32, model.config.image_size, seed=9)).softmax(dim=-1)
+    for number, gate in ((int(number), gate) for number, gate in model.gates.items() if number != "0"):
+        nodes = tree.at_depth(number)
+        current = probabilities[:, nodes]
+        parents = probabilities[:, [tree.parents[node] for node in nodes]]
+        previous = parents if number > 1 else torch.full_like(current, 1 / current.shape[-1])
+        seen = kind.compute(current, previous).flatten(0, 1)
+        # Centred and scaled, so that every feature differs between images.
+        gate.features.weight.mul_(2 / seen.std(dim=0).clamp_min(1e-3))
+        gate.features.bias.sub_(gate.features.weight @ seen.mean(dim=0))
     model.config.trained_parts = ["gates", "heads"]
 
 

@@ -273,8 +273,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         )
 
     def _routed_forward(self, pixel_values: Tensor, cost_lambda: float | Tensor) -> QuEEImageClassifierOutput:
-        if "gates" not in self.config.trained_parts:
-            raise NotReadyError("The gates are not trained: use `quee_hf.GateTrainer`, or force a `path`.")
+        self._check_gates_are_trained()
         weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)
         routes = routed_forward(self, pixel_values, weights)
         paths = torch.full((len(self.paths), self.config.num_exits), -1, dtype=torch.int16)
@@ -288,6 +287,10 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             cost=self.router.costs[routes.node],
             error_probability=routes.error,
         )
+
+    def _check_gates_are_trained(self) -> None:
+        if "gates" not in self.config.trained_parts:
+            raise NotReadyError("The gates are not trained: use `quee_hf.GateTrainer`, or force a `path`.")
 
     def _level_indices(self, path: Sequence[Level] | None) -> Path:
         levels = self.level_list
@@ -320,7 +323,11 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
 
         Returns:
             The points, as in `config.operating_points`.
+
+        Raises:
+            NotReadyError: If the gates are not trained.
         """
+        self._check_gates_are_trained()
         outputs = validation
         if not isinstance(outputs, PathOutputs):
             outputs = collect_path_outputs(self, outputs, batch_size=batch_size, device=self.device)

@@ -283,3 +283,11 @@ def test_the_real_models_give_their_own_logits(assets, folder, size):
     assert logits.shape == (4, size)
     torch.testing.assert_close(logits.double(), expected, rtol=2**-23, atol=atol)
     assert torch.equal(logits.argmax(dim=1), expected.argmax(dim=1))
+
+
+@every_variant
+def test_wrapping_leaves_the_models_config_as_it_was(variant):
+    backbone = variant.build()
+    before = (backbone.config.to_dict(), backbone.config._attn_implementation)
+    wrap(backbone)
+    assert (backbone.config.to_dict(), backbone.config._attn_implementation) == before

@@ -49,6 +49,7 @@ def redone(before: Recipe, after: Recipe) -> tuple[int, ...]:
         ({"first_level": "any"}, (4, 5, 6)),
         ({"max_paths": 7}, (4, 5, 6)),
         ({"gate_targets": "cluster"}, (5, 6)),
+        ({"gate_features": "probabilities"}, (5, 6)),
         ({"gate_epochs": 7}, (5, 6)),
         ({"gate_fraction": 0.5}, (5, 6)),
         ({"max_accuracy_drop": 0.5}, (6,)),

@@ -174,6 +174,7 @@ def test_changed_gates_redo_gates_and_say_why(root, built, copied, quee):
 
 def test_cluster_targets_and_any_first_level(root, copied, quee):
     options = {"gate_targets": "cluster", "num_clusters": 3, "first_level": "any"}
+    options |= {"gate_features": "probabilities"}
     result = quee(*build_arguments(root, copied, **options), "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
@@ -189,6 +190,15 @@ def test_damaged_stage_is_made_again(root, built, copied, quee):
     result = quee(*build_arguments(root, copied))
     assert "6-operating-points: Measure operating points (its files are damaged)" in result.stderr
     assert "5-gates: reused" in result.stderr
+    assert files(copied) == files(built)
+
+
+def test_stage_of_another_version_is_made_again(root, built, copied, quee):
+    file = copied / "stages" / "6-operating-points" / "done.json"
+    done = json.loads(file.read_text())
+    file.write_text(json.dumps({**done, "versions": {**done["versions"], "quee_hf": "0.0.1"}}))
+    result = quee(*build_arguments(root, copied))
+    assert "6-operating-points: Measure operating points (version 0.0.1 of quee_hf made it)" in result.stderr
     assert files(copied) == files(built)
 
 

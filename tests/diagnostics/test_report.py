@@ -1,4 +1,4 @@
-"""Tests of `quee_hf.diagnostics.report`, `static_paths` and `gate_quality` on a tiny model with random gates."""
+"""Tests of the reports: `report`, `static_paths`, `gate_quality` and `evaluation`, with random gates."""
 
 import json
 

@@ -65,9 +65,9 @@ def open_classifier(
         ValueError: If class embeddings are missing, superfluous or of the wrong shape.
     """
     model = source if isinstance(source, PreTrainedModel) else _load(source)
-    config = cast(
-        PreTrainedConfig, model.config.vision_config if isinstance(model, CLIPModel) else model.config
-    )
+    config = model.config.vision_config if isinstance(model, CLIPModel) else model.config
+    # A copy: the QuEE config that holds it sets its attention implementation, and CLIP's needs a mended size.
+    config = cast(PreTrainedConfig, copy.deepcopy(config))
     family = get_family(config)
     modules = family.locate(model)
     if not family.is_contrastive:
@@ -84,7 +84,6 @@ def open_classifier(
         raise ValueError(
             "A CLIP model needs `class_embeddings`: one text embedding per class, (classes, size)."
         )
-    config = copy.deepcopy(config)
     config.projection_dim = modules.head.out_features
     embeddings, stored_scale = _read_class_embeddings(class_embeddings, config.projection_dim)
     own_scale = model.logit_scale.item() if isinstance(model, CLIPModel) else DEFAULT_LOGIT_SCALE

@@ -131,7 +131,10 @@ def _reason(
     """Say why a stage must run; nothing if it need not."""
     if done is None:
         return "its files are damaged" if directory.stage(stage.name).exists() else "new"
-    if done.get("hash") == _hash(inputs):
+    made_by = done["versions"]["quee_hf"]
+    if made_by != library_versions()["quee_hf"]:
+        return f"version {made_by} of quee_hf made it"
+    if done["hash"] == _hash(inputs):
         return ""
     changes = [
         f"{name} changed{detail}"
@@ -140,7 +143,7 @@ def _reason(
     ]
     if not changes and done["inputs"].get("upstream") != inputs["upstream"]:
         changes = ["the stage before it changed"]
-    return ", ".join(changes) or "another version of quee_hf made it"
+    return ", ".join(changes) or "its code changed"
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], *, is_shown: bool) -> Iterator[tuple[str, str]]:

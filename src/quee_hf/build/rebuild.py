@@ -38,11 +38,12 @@ def move(model: QuEEForImageClassification, device: torch.device) -> None:
 
 
 def with_routes(folder: Path, ingredients: Ingredients) -> QuEEForImageClassification:
-    """Load a quantized model and give it the recipe's paths."""
+    """Load a quantized model and give it the recipe's paths and gates."""
     recipe = ingredients.recipe
     return rebuild(
         QuEEForImageClassification.from_pretrained(folder),
         first_level=recipe.first_level,
         max_paths=recipe.max_paths,
         path_seed=recipe.seed,
+        gate_features=recipe.gate_features,
     )

@@ -29,6 +29,7 @@ class Recipe:
         max_paths: Most paths that gates choose from.
         calibration_images: Images that set the ranges of quantization.
         ptq: Name of the quantization method.
+        gate_features: What gates see: "confidence" or "probabilities".
         gate_targets: "outcome" or "cluster".
         num_clusters: Clusters per path; chosen by calibration error if not given.
         head_epochs: Most epochs of training the exit heads.
@@ -59,6 +60,7 @@ class Recipe:
     max_paths: int = 50
     calibration_images: int = 128
     ptq: str = "mse"
+    gate_features: str = "confidence"
     gate_targets: str = "outcome"
     num_clusters: int | None = None
     head_epochs: int = 20

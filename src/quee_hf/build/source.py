@@ -222,6 +222,7 @@ def _check_recipe(recipe: Recipe, source: Source) -> None:
             levels=list(recipe.levels),
             first_level=recipe.first_level,
             max_paths=recipe.max_paths,
+            gate_features=recipe.gate_features,
         )
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error

@@ -156,7 +156,7 @@ STAGES = (
     Stage(
         "5-gates",
         "Train the gates",
-        ("gate_targets", "num_clusters", "gate_epochs", "gate_fraction"),
+        ("gate_features", "gate_targets", "num_clusters", "gate_epochs", "gate_fraction"),
         ("validation",),
         _train_gates,
     ),

@@ -106,6 +106,13 @@ def build(
     head_epochs: Annotated[
         int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)
     ] = 20,
+    gate_features: Annotated[
+        Literal["confidence", "probabilities"],
+        typer.Option(
+            help="What gates see of an exit: how sure it is, or all class probabilities (as in the paper).",
+            rich_help_panel=_HOW,
+        ),
+    ] = "confidence",
     gate_targets: Annotated[
         Literal["outcome", "cluster"],
         typer.Option(
@@ -123,7 +130,7 @@ def build(
     ] = None,
     gate_epochs: Annotated[
         int, typer.Option(help="Most epochs for the gates; they stop early.", rich_help_panel=_HOW)
-    ] = 60,
+    ] = 40,
     gate_fraction: Annotated[
         float,
         typer.Option(
