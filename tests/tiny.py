@@ -218,7 +218,7 @@ def untrained_gates(model: QuEEForImageClassification, seed: int = 4) -> None:
 
 def mixed_lambdas(count: int) -> Tensor:
     """Return `(count,)`: values from 0 to infinity, so that images of one batch go far apart."""
-    values = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 2.0, torch.inf])
+    values = torch.tensor([0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.4, torch.inf])
     return values.repeat(count // len(values) + 1)[:count]
 
 
