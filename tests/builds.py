@@ -112,7 +112,13 @@ def run(arguments: Sequence[str], log: Path, deadly: Sequence[str] | None = None
             event as `sys.addaudithook` names it, and parts of what it is about (of a path, say).
     """
     names = {"arguments": list(arguments), "log": str(log), "deadly": deadly}
-    process = _SERVER.Process(target=exec, args=(_RUN, names))
-    process.start()
+    process = start(_RUN, names)
     process.join()
     return process.exitcode
+
+
+def start(code: str, names: dict[str, object]) -> multiprocessing.Process:
+    """Start a process of its own that runs some code, with the given variables."""
+    process = _SERVER.Process(target=exec, args=(code, names))
+    process.start()
+    return process

@@ -1,11 +1,12 @@
 """Tests of `quee_hf.build.run_directory`: what is there is complete, whatever happened before."""
 
 import json
-import multiprocessing
 import time
 
 import pytest
+from tests.builds import start
 
+from quee_hf.build.files import write_json
 from quee_hf.build.run_directory import RunDirectory
 from quee_hf.errors import QuEEError
 
@@ -105,18 +106,20 @@ def test_publishing_is_whole_and_only_if_needed(directory):
     assert (directory.root / "model" / "weights").read_text() == "x"
 
 
-def _hold(path, ready):
-    with RunDirectory(path).locked():
-        ready.set()
-        time.sleep(60)
+_HOLD = """
+import pathlib, time
+from quee_hf.build.run_directory import RunDirectory
+with RunDirectory(path).locked():
+    pathlib.Path(path, "is-held").touch()
+    time.sleep(60)
+"""
 
 
 def test_lock_is_for_one_process_and_dies_with_it(directory):
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    holder = context.Process(target=_hold, args=(directory.root, ready))
-    holder.start()
-    assert ready.wait(30)
+    holder = start(_HOLD, {"path": str(directory.root)})
+    while not (directory.root / "is-held").exists():
+        assert holder.is_alive()
+        time.sleep(0.01)
     with pytest.raises(QuEEError, match=rf"at work in .* \(process {holder.pid}\)"), directory.locked():
         pass
     holder.kill()
@@ -142,8 +145,6 @@ def test_other_directories_are_refused(tmp_path):
 
 
 def test_not_finite_numbers_are_no_json(directory):
-    from quee_hf.build.run_directory import write_json
-
     write_json(directory.root / "a.json", {"b": 1.5})
     assert json.loads((directory.root / "a.json").read_text()) == {"b": 1.5}
     with pytest.raises(ValueError, match="JSON compliant"):

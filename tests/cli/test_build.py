@@ -71,6 +71,12 @@ class TestResult:
         assert {name: sum(counts) for name, counts in by_source.items()} == {"train": 160, "validation": 120}
         assert len({role["fingerprint"] for role in roles}) == len(roles) == 6
 
+    def test_every_image_is_listed_once(self, root, built):
+        rows = json.loads((built / "roles.json").read_text())
+        for name, count in (("train", 160), ("validation", 120)):
+            listed = [row for of_role in rows[str(root / name)].values() for row in of_role]
+            assert sorted(listed) == list(range(count))
+
     def test_operating_points_are_in_the_config(self, built):
         config = QuEEForImageClassification.from_pretrained(built / "model").config
         report = json.loads((built / "report.json").read_text())

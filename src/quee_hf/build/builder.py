@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from quee_hf.build.files import write_text
 from quee_hf.build.ingredients import Ingredients, check_paths, choose_device, load_ingredients
 from quee_hf.build.recipe import Recipe
-from quee_hf.build.run_directory import RunDirectory, write_text
+from quee_hf.build.roles import list_rows
+from quee_hf.build.run_directory import RunDirectory
 from quee_hf.build.source import open_source
 from quee_hf.build.stages import STAGES, Stage, run_stage
 from quee_hf.diagnostics.versions import library_versions
@@ -77,11 +79,20 @@ def build(
         ingredients = load_ingredients(recipe, source, device, say)
         text = yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
         write_text(directory.root / "recipe.yaml", text)
+        write_text(directory.root / "roles.json", json.dumps(_rows(ingredients)) + "\n")
         results = [
             _bring_up_to_date(stage, inputs, directory, ingredients)
             for stage, inputs in zip(STAGES, _stage_inputs(ingredients), strict=True)
         ]
         return _publish(directory, tuple(results))
+
+
+def _rows(ingredients: Ingredients) -> dict[str, Any]:
+    recipe = ingredients.recipe
+    return {
+        recipe.train: list_rows(ingredients.train_parts),
+        recipe.validation: list_rows(ingredients.validation_parts),
+    }
 
 
 def stage_hashes(ingredients: Ingredients) -> list[str]:

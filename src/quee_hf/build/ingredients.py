@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from quee_hf.build.files import hash_file
 from quee_hf.build.labels import choose_class_names, match_images, renamed_classes
 from quee_hf.build.recipe import Recipe
 from quee_hf.build.roles import TRAIN_SHARES, Parts, divide, validation_shares
-from quee_hf.build.source import Source, hash_file, is_local
+from quee_hf.build.source import Source, is_local
 from quee_hf.data import LabelledImages, count_shared_images, load_image_dataset
 from quee_hf.errors import BadDatasetError
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from quee_hf.build.files import write_json
 from quee_hf.build.ingredients import Ingredients
 from quee_hf.build.roles import describe_roles
-from quee_hf.build.run_directory import write_json
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
     describe_exits,

@@ -55,6 +55,11 @@ def positions(images: LabelledImages, part: LabelledImages) -> Tensor:
     return torch.from_numpy(np.searchsorted(images.rows, part.rows))
 
 
+def list_rows(parts: Parts) -> dict[str, list[int]]:
+    """Return which images of a source play each role, as positions in it, counted from 0."""
+    return {role: part.rows.tolist() for role, part in parts.items()}
+
+
 def describe_roles(source: str, parts: Parts) -> list[dict[str, Any]]:
     """Return one line for each role of a source: how many images, and which."""
     return [

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quee_hf.build.source import hash_file
+from quee_hf.build.files import UNFINISHED, hash_file, write_json
 from quee_hf.errors import QuEEError
 
 _DONE = "done.json"
 _RECIPE = "recipe.yaml"
-_STAGING, _REPLACED = ".building-", ".replaced-"
+_REPLACED = ".replaced-"
 
 
 class RunDirectory:
@@ -116,7 +116,7 @@ class RunDirectory:
                 original = folder / leftover.name[1:].split(_REPLACED)[0]
                 if not original.exists():
                     leftover.rename(original)
-            for leftover in (*folder.glob(f".*{_STAGING}*"), *folder.glob(f".*{_REPLACED}*")):
+            for leftover in (*folder.glob(f".*{UNFINISHED}*"), *folder.glob(f".*{_REPLACED}*")):
                 if leftover.is_dir():
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:
@@ -125,7 +125,7 @@ class RunDirectory:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{UNFINISHED}", dir=target.parent))
     staging.chmod(target.parent.stat().st_mode & 0o777)  # `mkdtemp` makes private directories
     try:
         yield staging
@@ -139,15 +139,3 @@ def _replacing(target: Path) -> Iterator[Path]:
             staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a text file in one step."""
-    temporary = path.with_name(f".{path.name}{_STAGING}{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)

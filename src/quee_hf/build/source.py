@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 
 from quee_hf.backbones import BACKBONES, get_family
+from quee_hf.build.files import hash_file
 from quee_hf.build.recipe import Recipe
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import QuEEError, UnsupportedBackboneError
@@ -27,7 +28,6 @@ _MODEL_FILES = (
     "*.index.json",
     "pytorch_model*.bin",
 )
-_READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,6 @@ def output_size(image_processor: Any) -> tuple[int, int]:
         )
     height, width = shapes.pop()
     return int(height), int(width)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_SIZE):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _open_config(model: str) -> PreTrainedConfig:

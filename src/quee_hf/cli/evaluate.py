@@ -128,7 +128,7 @@ def _limited(images: "LabelledImages", limit: int | None) -> "LabelledImages":
 
 
 def _write(result: dict[str, Any], output: Path | None, picture: Path | None) -> None:
-    from quee_hf.build.run_directory import write_json
+    from quee_hf.build.files import write_json
     from quee_hf.diagnostics.evaluation import plot_evaluation
 
     if output is not None:
