@@ -203,7 +203,7 @@ def untrained_gates(model: QuEEForImageClassification, seed: int = 4) -> None:
     """Give gates random weights that send different images different ways, and call them trained."""
     randomize(model.gates, seed=seed)
     kind, tree = GATE_FEATURES[model.config.gate_features], model.router.tree
-    probabilities = tree_forward(model, images(32, model.config.image_size, seed=9)).softmax(dim=-1)
+    probabilities = tree_forward(model, images(16, model.config.image_size, seed=9)).softmax(dim=-1)
     for number, gate in ((int(number), gate) for number, gate in model.gates.items() if number != "0"):
         nodes = tree.at_depth(number)
         current = probabilities[:, nodes]

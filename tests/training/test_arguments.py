@@ -1,0 +1,44 @@
+"""Tests of `recommended_arguments` and of adding early stopping."""
+
+import pytest
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
+
+from quee_hf.training.arguments import recommended_arguments, with_early_stopping
+
+
+def test_they_keep_the_best_epoch_and_report_nowhere(tmp_path):
+    args = recommended_arguments(str(tmp_path), use_cpu=True)
+    assert isinstance(args, TrainingArguments)
+    assert args.load_best_model_at_end
+    assert args.metric_for_best_model == "loss"
+    assert not args.greater_is_better
+    assert args.report_to in ([], "none", ["none"])
+    assert not args.remove_unused_columns
+
+
+def test_any_field_can_be_overridden(tmp_path):
+    args = recommended_arguments(str(tmp_path), use_cpu=True, learning_rate=0.5, load_best_model_at_end=False)
+    assert args.learning_rate == 0.5
+    assert not args.load_best_model_at_end
+    with pytest.raises(TypeError, match="learning_rat"):
+        recommended_arguments(str(tmp_path), learning_rat=0.5)
+
+
+class TestWithEarlyStopping:
+    @pytest.fixture
+    def args(self, tmp_path):
+        return recommended_arguments(str(tmp_path), use_cpu=True)
+
+    def test_is_added_once_and_the_given_list_is_not_changed(self, args):
+        given = [PrinterCallback()]
+        callbacks = with_early_stopping(given, args, patience=3)
+        assert len(given) == 1
+        assert callbacks[0] is given[0]
+        assert callbacks[1].early_stopping_patience == 3
+        own = [EarlyStoppingCallback(9)]
+        assert with_early_stopping(own, args, patience=3) == own
+        assert len(with_early_stopping(None, args, patience=3)) == 1
+
+    def test_is_not_added_if_the_best_model_is_not_kept(self, tmp_path):
+        args = recommended_arguments(str(tmp_path), use_cpu=True, load_best_model_at_end=False)
+        assert with_early_stopping(None, args, patience=3) == []
