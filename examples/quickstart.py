@@ -12,7 +12,13 @@ import torch
 import transformers
 from PIL import Image
 from sklearn.datasets import load_digits
-from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+from transformers import (
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    pipeline,
+)
 
 from quee_hf import ExitHeadTrainer, GateTrainer, QuEEForImageClassification, quantize, recommended_arguments
 from quee_hf.diagnostics import wilson_interval
@@ -36,7 +42,9 @@ train, unseen, validation, test = np.split(random.permutation(1797)[: ends[-1]],
 def items(indices: Any, tilt: float = 0) -> list[dict[str, Any]]:
     tilted = [images[i].rotate(random.uniform(-tilt, tilt), Image.Resampling.BILINEAR) for i in indices]
     pixels = processor(tilted, return_tensors="pt")["pixel_values"]
-    return [{"pixel_values": x, "labels": int(digits.target[i])} for x, i in zip(pixels, indices, strict=True)]
+    return [
+        {"pixel_values": x, "labels": int(digits.target[i])} for x, i in zip(pixels, indices, strict=True)
+    ]
 
 
 train_items = items(train) + items(np.tile(train, 0 if TINY else 3), tilt=12)
@@ -50,7 +58,9 @@ config = ViTConfig(
 vit = ViTForImageClassification(config)
 both: Any = {"output_dir": str(OUTPUT / "checkpoints"), "use_cpu": True, "per_device_train_batch_size": 64}
 rate: Any = {"learning_rate": 2e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "weight_decay": 0.05}
-args = TrainingArguments(**both, **rate, num_train_epochs=1 if TINY else 12, save_strategy="no", report_to="none")
+args = TrainingArguments(
+    **both, **rate, num_train_epochs=1 if TINY else 12, save_strategy="no", report_to="none"
+)
 transformers.Trainer(vit, args, train_dataset=train_items).train()
 
 print("\n3/5  Adding exits, numbers of bits, and gates that predict errors")
@@ -71,7 +81,9 @@ classify = pipeline("image-classification", model=str(OUTPUT / "model"), device=
 
 def measure(name: str, **route: Any) -> dict[str, Any]:
     results = classify([images[i] for i in test], batch_size=64, top_k=1, return_routing=True, **route)
-    num_right = sum(r["scores"][0]["label"] == str(digits.target[i]) for r, i in zip(results, test, strict=True))
+    num_right = sum(
+        r["scores"][0]["label"] == str(digits.target[i]) for r, i in zip(results, test, strict=True)
+    )
     cost, accuracy = np.mean([r["routing"]["cost"] for r in results]), num_right / len(test)
     low, high = wilson_interval(num_right, len(test))
     exits = [r["routing"]["exit_block"] for r in results]
@@ -80,18 +92,37 @@ def measure(name: str, **route: Any) -> dict[str, Any]:
     return {"cost": cost, "accuracy": accuracy, "low": low, "high": high, "results": results}
 
 
-print(f"{'':<24}   cost  accuracy (95 % interval)  leave after block" + "".join(f"{b:6d}" for b in EXIT_BLOCKS))
+print(
+    f"{'':<24}   cost  accuracy (95 % interval)  leave after block" + "".join(f"{b:6d}" for b in EXIT_BLOCKS)
+)
 routed = [measure(f"cost_lambda={value}", cost_lambda=value) for value in [0, 0.01, 0.03, 0.1, 0.2, 0.5, 1]]
 static = {f"{bits} bits, 8 blocks": measure(f"{bits} bits, 8 blocks", path=[bits] * 4) for bits in LEVELS}
-static |= {f"8 bits, {b} blocks": measure(f"8 bits, {b} blocks", path=[8] * k) for k, b in ((3, 4), (2, 2), (1, 1))}
+static |= {
+    f"8 bits, {b} blocks": measure(f"8 bits, {b} blocks", path=[8] * k) for k, b in ((3, 4), (2, 2), (1, 1))
+}
 
 print("\n5/5  Drawing")
 columns = {key: [point[key] for point in routed] for key in routed[0]}
-plot_accuracy_cost({"routed": (columns["cost"], columns["accuracy"], (columns["low"], columns["high"]))},
-    {name: (p["cost"], p["accuracy"]) for name, p in static.items()}, OUTPUT / "accuracy-cost.png", "t")
+plot_accuracy_cost(
+    {"routed": (columns["cost"], columns["accuracy"], (columns["low"], columns["high"]))},
+    {name: (p["cost"], p["accuracy"]) for name, p in static.items()},
+    OUTPUT / "accuracy-cost.png",
+    "t",
+)
+
+
 def caption(p):
     r = p[1]["routing"]
-    return images[p[0]], [f"a {digits.target[p[0]]}, read as {p[1]['scores'][0]['label']}", "-".join(map(str, r["path"])) + f" → exit at block {r['exit_block']}", f"cost {r['cost']:.0%}", f"predicted error {r['error_probability']:.1%}"]
+    return images[p[0]], [
+        f"a {digits.target[p[0]]}, read as {p[1]['scores'][0]['label']}",
+        "-".join(map(str, r["path"])) + f" → exit at block {r['exit_block']}",
+        f"cost {r['cost']:.0%}",
+        f"predicted error {r['error_probability']:.1%}",
+    ]
+
+
 for R, l in zip(routed, [0, 0.01, 0.03, 0.1, 0.2, 0.5, 1]):
-    s = sorted(zip(test, R["results"]), key=lambda p: (p[1]["routing"]["cost"], p[1]["routing"]["error_probability"]))
+    s = sorted(
+        zip(test, R["results"]), key=lambda p: (p[1]["routing"]["cost"], p[1]["routing"]["error_probability"])
+    )
     plot_image_sheet([caption(p) for p in s[:6]], [caption(p) for p in s[-6:]], OUTPUT / f"sheet{l}.png")

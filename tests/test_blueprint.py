@@ -1,14 +1,14 @@
 """Tests of `quee_hf.blueprint`: what a config implies."""
 
 import pytest
+from tests.reference.costs import bitops_cost
+from tests.tiny import every_variant, wrap
 from transformers import ViTConfig
 
 from quee_hf import QuEEConfig
 from quee_hf.blueprint import head_spec, num_tokens, path_tree, segment_costs
 from quee_hf.paths import PathRules
 from quee_hf.routing.costs import path_cost
-from tests.reference.costs import bitops_cost
-from tests.tiny import every_variant, wrap
 
 
 def config(**fields):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.tiny import images, routable
 from transformers import PreTrainedModel
 
 from quee_hf import IncompatibleCheckpointError, QuEEForImageClassification
 from quee_hf.checkpoints import atomic_directory, check_weight_files, weight_files
-from tests.tiny import images, routable
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -111,7 +111,10 @@ class TestAtomicDirectory:
     def test_a_file_in_its_place_is_refused_and_kept(self, tmp_path):
         file = tmp_path / "model"
         file.write_text("precious")
-        with pytest.raises(NotADirectoryError, match="model exists and is not a directory"), atomic_directory(file):
+        with (
+            pytest.raises(NotADirectoryError, match="model exists and is not a directory"),
+            atomic_directory(file),
+        ):
             pass
         assert file.read_text() == "precious"
 
@@ -170,7 +173,9 @@ class TestCheckWeightFiles:
     )
     def test_what_does_not_fit_is_named(self, check, change, message):
         tensors = {name: tensor for name, tensor in {**EXPECTED, **change}.items() if tensor is not None}
-        with pytest.raises(IncompatibleCheckpointError, match=f"The weights do not fit the config.*{message}"):
+        with pytest.raises(
+            IncompatibleCheckpointError, match=f"The weights do not fit the config.*{message}"
+        ):
             check(tensors)
 
     def test_all_kinds_of_problems_are_told_at_once_and_many_are_cut_short(self, check):
@@ -256,7 +261,10 @@ class TestLoadingDamagedFiles:
         ("change", "message"),
         [
             (lambda t: t.pop("heads.0.network.weight"), r"1 missing: heads\.0\.network\.weight"),
-            (lambda t: t.pop("trunk.blocks.1.mlp.fc1.codes_4"), r"missing: trunk\.blocks\.1\.mlp\.fc1\.codes_4"),
+            (
+                lambda t: t.pop("trunk.blocks.1.mlp.fc1.codes_4"),
+                r"missing: trunk\.blocks\.1\.mlp\.fc1\.codes_4",
+            ),
             (lambda t: t.update(stray=torch.zeros(1)), "1 unexpected: stray"),
             (
                 lambda t: t.update({"gates.1.output.bias": torch.zeros(2)}),

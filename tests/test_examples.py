@@ -28,7 +28,11 @@ def test_quickstart_tiny(tmp_path):
     assert printed.count("always ") == 3
     assert printed.rstrip().splitlines()[-1].startswith("Next, ")
     output = tmp_path / "quickstart-output"
-    assert sorted(path.name for path in output.iterdir()) == ["accuracy_cost.png", "easy_and_hard.png", "model"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "accuracy_cost.png",
+        "easy_and_hard.png",
+        "model",
+    ]
     for picture in output.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -6,15 +6,6 @@ import pickle
 
 import pytest
 import torch
-from torch import Tensor
-
-from quee_hf import NotReadyError, QuEEForImageClassification
-from quee_hf.blueprint import segment_costs
-from quee_hf.execution.path_outputs import collect_path_outputs, replay
-from quee_hf.execution.prefix_tree import tree_forward
-from quee_hf.exits.loss import scaled_exit_loss
-from quee_hf.gates.features import GATE_FEATURES, unknown_probabilities
-from quee_hf.routing.costs import path_cost
 from tests.reference.routing import route
 from tests.tiny import (
     NUM_LABELS,
@@ -27,6 +18,15 @@ from tests.tiny import (
     routable,
     wrap,
 )
+from torch import Tensor
+
+from quee_hf import NotReadyError, QuEEForImageClassification
+from quee_hf.blueprint import segment_costs
+from quee_hf.execution.path_outputs import collect_path_outputs, replay
+from quee_hf.execution.prefix_tree import tree_forward
+from quee_hf.exits.loss import scaled_exit_loss
+from quee_hf.gates.features import GATE_FEATURES, unknown_probabilities
+from quee_hf.routing.costs import path_cost
 
 # In float64 results of different batch sizes differ by 1e-15, which rounding to float32 hides but for the last place;
 # CLIP's cosines are float32 sums of 16 products.
@@ -212,7 +212,9 @@ class TestLambda:
 
     def test_cheaper_on_average_as_it_grows(self, model, pixel_values):
         with torch.no_grad():
-            costs = [model(pixel_values, cost_lambda=value).cost.mean() for value in (0.0, 0.1, 0.4, 2.0, math.inf)]
+            costs = [
+                model(pixel_values, cost_lambda=value).cost.mean() for value in (0.0, 0.1, 0.4, 2.0, math.inf)
+            ]
         # Step by step a single image may be led astray, but not the mean over widely spaced values.
         assert costs == sorted(costs, reverse=True)
         assert costs[0] > costs[-1]
@@ -249,7 +251,9 @@ class TestLambda:
     def test_untrained_gates_are_not_asked(self, pixel_values):
         model = exact(routable())
         model.config.trained_parts = ["heads"]
-        with pytest.raises(NotReadyError, match=r"gates are not trained: use `quee_hf.GateTrainer`, or force"):
+        with pytest.raises(
+            NotReadyError, match=r"gates are not trained: use `quee_hf.GateTrainer`, or force"
+        ):
             model(pixel_values, cost_lambda=0.1)
         model.config.cost_lambda = 0.1
         with pytest.raises(NotReadyError, match="gates are not trained"):
@@ -334,7 +338,9 @@ class TestTrainingMode:
     def test_arguments_of_evaluation_have_no_effect(self, pixel_values):
         model = exact(routable()).train()
         plain = model(pixel_values).logits
-        assert torch.equal(model(pixel_values, cost_lambda=0.5, path=(8,), output_all_paths=True).logits, plain)
+        assert torch.equal(
+            model(pixel_values, cost_lambda=0.5, path=(8,), output_all_paths=True).logits, plain
+        )
 
 
 class TestFirstLevel:
@@ -489,7 +495,9 @@ class TestEdges:
     def test_every_tensor_but_the_loss_has_the_batch_first(self, model, pixel_values):
         """Pipelines take outputs apart by slicing them."""
         with torch.no_grad():
-            output = model(pixel_values[:5], torch.zeros(5, dtype=torch.long), cost_lambda=0.2, output_all_paths=True)
+            output = model(
+                pixel_values[:5], torch.zeros(5, dtype=torch.long), cost_lambda=0.2, output_all_paths=True
+            )
         for name, tensor in output.items():
             assert isinstance(tensor, Tensor)
             assert name == "loss" or len(tensor) == 5

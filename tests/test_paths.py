@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.reference.paths import allowed_paths
 
 from quee_hf.paths import PathRules, PathTree, prefixes
-from tests.reference.paths import allowed_paths
 
 RULES = [
     PathRules(exits, levels, is_monotone=monotone, is_first_highest=first)
-    for exits, levels, monotone, first in itertools.product((1, 2, 4), (1, 2, 3), (True, False), (True, False))
+    for exits, levels, monotone, first in itertools.product(
+        (1, 2, 4), (1, 2, 3), (True, False), (True, False)
+    )
 ]
 every_rule = pytest.mark.parametrize(
     "rules",
     RULES,
-    ids=lambda r: (
-        f"{r.num_exits}x{r.num_levels}-{'monotone' * r.is_monotone}-{'first' * r.is_first_highest}"
-    ),
+    ids=lambda r: f"{r.num_exits}x{r.num_levels}-{'monotone' * r.is_monotone}-{'first' * r.is_first_highest}",
 )
 random_rules = st.builds(
     PathRules,

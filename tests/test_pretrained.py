@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from tests.tiny import VARIANTS, Variant, every_variant, images, mixed_lambdas, quantize_fast, routable, wrap
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from quee_hf import IncompatibleCheckpointError, QuEEConfig, QuEEForImageClassification
 from quee_hf.exits.heads import HEADS
 from quee_hf.gates.features import GATE_FEATURES
-from tests.tiny import VARIANTS, Variant, every_variant, images, mixed_lambdas, quantize_fast, routable, wrap
 
 from_pretrained = QuEEForImageClassification.from_pretrained
 GOLDEN = Path(__file__).parent / "golden" / "file_format.json"
@@ -27,7 +27,11 @@ def contents(folder):
 def fingerprint(model):
     """Kind, shape and a hash of the bytes of every tensor."""
     return {
-        name: (str(t.dtype), tuple(t.shape), hashlib.sha256(t.flatten().view(torch.uint8).numpy()).hexdigest())
+        name: (
+            str(t.dtype),
+            tuple(t.shape),
+            hashlib.sha256(t.flatten().view(torch.uint8).numpy()).hexdigest(),
+        )
         for name, t in model.state_dict().items()
     }
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tests.tiny import VARIANTS, Variant, every_variant, images, quantize_fast, quantize_full_range, wrap
 
 from quee_hf import NotReadyError, quantize
 from quee_hf.ptq import PTQ_METHODS
 from quee_hf.quantization.linear import MultiLevelLinear
-from tests.tiny import VARIANTS, Variant, every_variant, images, quantize_fast, quantize_full_range, wrap
 
 
 def model_with(levels, **fields):
@@ -136,7 +136,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("levels", [["fp32"], ["fp32", "bf16"]])
     def test_no_integer_level(self, levels):
-        self.refuse(model_with(levels), images(2), message=r"no integer level to quantize to: `levels` is \['fp32'")
+        self.refuse(
+            model_with(levels), images(2), message=r"no integer level to quantize to: `levels` is \['fp32'"
+        )
 
     @pytest.mark.parametrize("levels", [[8], ["fp32", 8]])
     def test_a_second_time(self, levels):

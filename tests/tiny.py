@@ -79,9 +79,7 @@ def _clip() -> CLIPModel:
     # The tower's own `projection_dim` is misleading on purpose: the full model uses its own.
     vision = _vision(projection_dim=2 * PROJECTION_SIZE)
     model = CLIPModel(
-        CLIPConfig(
-            text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION_SIZE
-        )
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION_SIZE)
     )
     return model
 
@@ -137,9 +135,7 @@ VARIANTS = {
     ),
     "dinov2-with-registers": Variant(
         "dinov2_with_registers",
-        partial(
-            _classifier, Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig, _DINOV2
-        ),
+        partial(_classifier, Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig, _DINOV2),
         28,
     ),
     "clip-vision": Variant("clip_vision_model", lambda: CLIPVisionModelWithProjection(_vision()), 30),

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tests.tiny import LOGIT_SCALE, NUM_BLOCKS, VARIANTS, Variant, every_variant, images, stock_logits, wrap
 from torch.utils.flop_counter import FlopCounterMode
 
 from quee_hf.backbones import BACKBONES, get_family
 from quee_hf.blueprint import num_tokens
 from quee_hf.exits.heads import HEADS
-from tests.tiny import LOGIT_SCALE, NUM_BLOCKS, VARIANTS, Variant, every_variant, images, stock_logits, wrap
 
 
 def test_every_backbone_has_a_tiny_variant():

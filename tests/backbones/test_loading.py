@@ -5,6 +5,17 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.tiny import (
+    LOGIT_SCALE,
+    NUM_LABELS,
+    PROJECTION_SIZE,
+    VARIANTS,
+    Variant,
+    class_embeddings,
+    every_variant,
+    images,
+    wrap,
+)
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -20,18 +31,6 @@ from transformers import (
 
 from quee_hf import QuEEForImageClassification, UnsupportedBackboneError
 from quee_hf.backbones.loading import open_classifier
-from tests.tiny import (
-    LOGIT_SCALE,
-    NUM_LABELS,
-    PROJECTION_SIZE,
-    VARIANTS,
-    Variant,
-    class_embeddings,
-    every_variant,
-    images,
-    stock_logits,
-    wrap,
-)
 
 from_backbone = QuEEForImageClassification.from_backbone
 EXITS = {"exit_blocks": [2, 4], "levels": ["fp32"]}
@@ -58,7 +57,9 @@ class TestFromADirectory:
         backbone = variant.build()
         backbone.save_pretrained(tmp_path)
         pixel_values = images(3, variant.image_size)
-        assert torch.equal(wrap_directory(tmp_path, variant)(pixel_values).logits, wrap(backbone)(pixel_values).logits)
+        assert torch.equal(
+            wrap_directory(tmp_path, variant)(pixel_values).logits, wrap(backbone)(pixel_values).logits
+        )
 
     def test_a_half_precision_file_is_loaded_in_float32(self, vit, tmp_path):
         vit.bfloat16().save_pretrained(tmp_path)
@@ -124,9 +125,13 @@ class TestNoTrainedHead:
 class TestOtherTypes:
     def test_a_directory_of_another_type_lists_what_is_supported(self, tmp_path):
         BertForSequenceClassification(
-            BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+            BertConfig(
+                hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9
+            )
         ).save_pretrained(tmp_path)
-        with pytest.raises(UnsupportedBackboneError, match=r"type 'bert'; supported are .*'clip'.*'dinov2'.*'vit'"):
+        with pytest.raises(
+            UnsupportedBackboneError, match=r"type 'bert'; supported are .*'clip'.*'dinov2'.*'vit'"
+        ):
             from_backbone(tmp_path, **EXITS)
 
     def test_a_loaded_model_of_another_type_lists_what_is_supported(self):
@@ -150,7 +155,10 @@ class TestClassEmbeddings:
         file = save_embeddings(
             tmp_path / "e.safetensors", class_embeddings=class_embeddings(), logit_scale=torch.tensor(2.0)
         )
-        from_file, from_tensor = open_classifier(clip_vision, file), open_classifier(clip_vision, class_embeddings(), 2.0)
+        from_file, from_tensor = (
+            open_classifier(clip_vision, file),
+            open_classifier(clip_vision, class_embeddings(), 2.0),
+        )
         assert torch.equal(from_file.class_embeddings, from_tensor.class_embeddings)
         assert from_file.logit_scale == pytest.approx(from_tensor.logit_scale, rel=1e-12)
 
@@ -165,7 +173,9 @@ class TestClassEmbeddings:
         full = VARIANTS["clip"].build()
         plain = save_embeddings(tmp_path / "plain.safetensors", class_embeddings=class_embeddings())
         scaled = save_embeddings(
-            tmp_path / "scaled.safetensors", class_embeddings=class_embeddings(), logit_scale=torch.tensor(2.0)
+            tmp_path / "scaled.safetensors",
+            class_embeddings=class_embeddings(),
+            logit_scale=torch.tensor(2.0),
         )
 
         def scale(model, embeddings, argument=None):
@@ -211,7 +221,9 @@ class TestClassEmbeddings:
         ids=["size", "dimensions", "nan"],
     )
     def test_of_a_wrong_shape_or_not_finite_are_refused(self, clip_vision, wrong):
-        with pytest.raises(ValueError, match=rf"must be finite and of shape \(classes, {PROJECTION_SIZE}\), got"):
+        with pytest.raises(
+            ValueError, match=rf"must be finite and of shape \(classes, {PROJECTION_SIZE}\), got"
+        ):
             from_backbone(clip_vision, class_embeddings=wrong, **EXITS)
 
     def test_a_missing_file_or_tensor_is_named(self, clip_vision, tmp_path):
@@ -258,12 +270,18 @@ def test_a_config_error_comes_before_any_work(vit):
 def test_the_real_models_give_their_own_logits(assets, folder, size):
     """On photographs; the reference is the stock class, in float64 like ours."""
     from datasets import load_dataset
-    from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPVisionModelWithProjection
+    from transformers import (
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        CLIPVisionModelWithProjection,
+    )
 
     source = assets / "models" / folder
     photos = load_dataset("parquet", data_files=str(assets / "photos.parquet"), split="train[:4]")
     processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    pixel_values = processor([row["image"].convert("RGB") for row in photos], return_tensors="pt")["pixel_values"]
+    pixel_values = processor([row["image"].convert("RGB") for row in photos], return_tensors="pt")[
+        "pixel_values"
+    ]
     extra = {}
     if folder.startswith("clip"):
         extra["class_embeddings"] = source / "class_embeddings.safetensors"
@@ -276,8 +294,12 @@ def test_the_real_models_give_their_own_logits(assets, folder, size):
         if extra:
             scale = model.config.logit_scale
             features = stock(pixel_values.double()).image_embeds
-            expected = scale * torch.nn.functional.normalize(features, dim=-1) @ model.class_embeddings.double().T
-            atol = scale * 2**-20  # cosines are sums of 384 products in float32; errors add like a random walk
+            expected = (
+                scale * torch.nn.functional.normalize(features, dim=-1) @ model.class_embeddings.double().T
+            )
+            atol = (
+                scale * 2**-20
+            )  # cosines are sums of 384 products in float32; errors add like a random walk
         else:
             expected, atol = stock(pixel_values.double()).logits, 0.0
     assert logits.shape == (4, size)

@@ -60,6 +60,16 @@ def test_debug_shows_the_traceback(quee, monkeypatch):
     assert "Traceback" in result.stderr
 
 
+def test_interrupted_build_says_how_to_go_on(root, tmp_path, quee, monkeypatch):
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quee_hf.build.build", interrupt)
+    result = quee(*build_arguments(root, tmp_path / "run"))
+    assert result.exit_code == 130
+    assert "The same command continues from the last finished stage." in result.stderr
+
+
 def test_modules_of_the_command_import_nothing_heavy():
     """Without what `import quee_hf` itself brings."""
     source = Path(quee_hf.__file__).parent

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.execution.toy import ToyNetwork
 
 from quee_hf.execution.operating_points import (
     DEFAULT_LAMBDAS,
@@ -15,7 +16,6 @@ from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.routed import routed_forward
 from quee_hf.paths import PathRules
-from tests.execution.toy import ToyNetwork
 
 POINTS = [
     {"cost_lambda": 0.0, "cost": 0.9, "accuracy": 0.95},

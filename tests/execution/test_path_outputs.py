@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tests.execution.toy import ToyNetwork
 
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.paths import PathRules
-from tests.execution.toy import ToyNetwork
 
 
 @pytest.fixture
@@ -15,9 +15,7 @@ def network():
 
 
 def examples(network, count):
-    return [
-        {"pixel_values": image, "labels": i % 3} for i, image in enumerate(network.images(count))
-    ]
+    return [{"pixel_values": image, "labels": i % 3} for i, image in enumerate(network.images(count))]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64])

@@ -3,11 +3,11 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.execution.test_routed import networks
+from tests.execution.toy import ToyNetwork
 
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.paths import PathRules
-from tests.execution.test_routed import networks
-from tests.execution.toy import ToyNetwork
 
 
 @given(network=networks, count=st.integers(0, 5))
@@ -24,9 +24,7 @@ def test_equals_every_path_run_alone(network, count):
 @given(network=networks)
 def test_each_node_runs_its_segment_exactly_once(network):
     tree_forward(network, network.images(3))
-    expected = sorted(
-        (len(path) - 1, network.level_list[path[-1]], 3) for path in network.router.tree.paths
-    )
+    expected = sorted((len(path) - 1, network.level_list[path[-1]], 3) for path in network.router.tree.paths)
     assert sorted(network.calls) == expected
 
 

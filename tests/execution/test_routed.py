@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.execution.toy import ToyNetwork
+from tests.reference.routing import route
 
 from quee_hf.execution.path_outputs import PathOutputs, replay
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.routed import routed_forward, run_path
 from quee_hf.paths import PathRules
-from tests.execution.toy import ToyNetwork
-from tests.reference.routing import route
 
 LAMBDAS = [0.0, 0.0625, 0.25, 0.5, 1.0, 4.0, math.inf]
 
@@ -32,7 +32,9 @@ def route_alone(network, image, cost_lambda):
     tree = network.router.tree
 
     def errors(gate, current, previous):
-        predicted = network.predict_errors(gate, torch.tensor([current]), torch.tensor([previous]))[0].tolist()
+        predicted = network.predict_errors(gate, torch.tensor([current]), torch.tensor([previous]))[
+            0
+        ].tolist()
         return dict(zip(tree.paths[tree.first_at_depth(gate) :], predicted, strict=True))
 
     return route(

@@ -3,12 +3,12 @@
 import weakref
 
 import torch
+from tests.tiny import generator
 from torch import Tensor
 
 from quee_hf.levels import Level
 from quee_hf.paths import Path, PathRules, PathTree
 from quee_hf.routing.router import Router
-from tests.tiny import generator
 
 WIDTH, NUM_LABELS, NUM_BUCKETS = 5, 3, 11
 _PRIME = 7

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from tests.tiny import generator
 from torch import nn
 
 from quee_hf.exits.heads import HEADS, HeadSpec, cosine_logits
-from tests.tiny import generator
 
 
 def spec(**overrides):
@@ -67,7 +67,9 @@ class TestCosineLogits:
         embedding = torch.randn(5, 8, generator=generator(0))
         classes = torch.randn(3, 8, generator=generator(1))
         # A power of two scales exactly, and the logits with it.
-        assert torch.equal(cosine_logits(embedding, classes, 7.0), cosine_logits(64 * embedding, classes, 7.0))
+        assert torch.equal(
+            cosine_logits(embedding, classes, 7.0), cosine_logits(64 * embedding, classes, 7.0)
+        )
 
     def test_half_precision_is_compared_in_float32(self):
         embedding = torch.randn(5, 8, generator=generator(0)).bfloat16()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
-from quee_hf.exits.loss import scaled_exit_loss
 from tests.reference.training import scaled_loss
 from tests.tiny import generator
+
+from quee_hf.exits.loss import scaled_exit_loss
 
 
 @pytest.mark.parametrize(("num_images", "num_exits", "num_labels"), [(1, 1, 2), (4, 3, 5), (3, 12, 2)])

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 from safetensors import safe_open
+from tests.tiny import VARIANTS, routable
 
 from quee_hf.paths import PathRules
-from tests.tiny import VARIANTS, routable
 
 HERE = Path(__file__).parent
 FIELDS = {"levels": ["fp32", 8, 3], "head_type": "ssa", "head_hidden_size": 8, "first_level": "any"}

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.tiny import VARIANTS, Variant, every_variant, generator, images, wrap
 
 from quee_hf.ptq.calibration import WeightedPoints, observe_activations, summarize
 from quee_hf.quantization.activation import ActivationQuantizer
-from tests.tiny import VARIANTS, Variant, every_variant, generator, images, wrap
 
 
 class TestSummarize:
@@ -106,7 +106,9 @@ def test_the_first_module_that_sees_a_bad_number_is_named(value):
     with torch.no_grad():
         model.trunk.blocks[1].mlp.fc1.bias[3] = value
     # -inf becomes 0 after GELU; it shows as NaN (0 * inf) there.
-    with pytest.raises(ValueError, match=r"The activations at blocks\.1\.mlp\.fc2\.input hold NaN or infinity"):
+    with pytest.raises(
+        ValueError, match=r"The activations at blocks\.1\.mlp\.fc2\.input hold NaN or infinity"
+    ):
         observe_activations(model.trunk, [images(2)])
 
 

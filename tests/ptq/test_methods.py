@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tests.tiny import VARIANTS, images, wrap
 
 from quee_hf import quantize
 from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.ptq import PTQ_METHODS
-from tests.tiny import VARIANTS, images, wrap
 
 LEVELS = [8, 6, 4, 2]
 

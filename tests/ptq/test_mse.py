@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests.reference.quantization import squared_error
+from tests.tiny import generator
 
 from quee_hf.ptq.calibration import WeightedPoints, summarize
 from quee_hf.ptq.mse import search_activation_range, search_weight_scale
 from quee_hf.quantization.affine import activation_codes, dequantize_weight, quantize_weight, range_to_scale
-from tests.reference.quantization import squared_error
-from tests.tiny import generator
 
 BITS = range(2, 9)
 every_width = pytest.mark.parametrize("bits", BITS)
@@ -18,7 +18,8 @@ every_width = pytest.mark.parametrize("bits", BITS)
 _random = generator(0)
 WEIGHTS = {
     "normal": torch.randn(16, 48, generator=_random),
-    "outliers": torch.randn(16, 48, generator=_random) * (1 + 9 * (torch.rand(16, 48, generator=_random) < 0.03)),
+    "outliers": torch.randn(16, 48, generator=_random)
+    * (1 + 9 * (torch.rand(16, 48, generator=_random) < 0.03)),
     "small": 1e-4 * torch.randn(16, 48, generator=_random),
     "uniform": torch.rand(16, 48, generator=_random) - 0.5,
 }
@@ -36,7 +37,10 @@ def weight_error(weight, scale, bits):
     """Squared error per row, in float64 and by the reference."""
     half = 2 ** (bits - 1)
     return np.array(
-        [squared_error(row.numpy(), s, -half, half - 1) for row, s in zip(weight, scale.tolist(), strict=True)]
+        [
+            squared_error(row.numpy(), s, -half, half - 1)
+            for row, s in zip(weight, scale.tolist(), strict=True)
+        ]
     )
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.tiny import generator
 
 from quee_hf.quantization.activation import ActivationQuantizer
 from quee_hf.quantization.affine import activation_codes, range_to_scale
-from tests.tiny import generator
 
 LEVELS = ["fp32", "bf16", 8, 3]
 

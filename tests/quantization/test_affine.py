@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from quee_hf.quantization.affine import activation_codes, dequantize_weight, quantize_weight, range_to_scale
 from tests.reference.quantization import activation_code, weight_code
 from tests.tiny import generator
+
+from quee_hf.quantization.affine import activation_codes, dequantize_weight, quantize_weight, range_to_scale
 
 BITS = range(2, 9)
 every_width = pytest.mark.parametrize("bits", BITS)

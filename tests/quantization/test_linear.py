@@ -6,13 +6,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tests.reference.quantization import activation_code, integer_linear, weight_code
+from tests.tiny import generator
 from torch.nn import functional
 
 from quee_hf.quantization.affine import dequantize_weight, quantize_weight
 from quee_hf.quantization.linear import MultiLevelLinear
 from quee_hf.quantization.packing import packed_size
-from tests.reference.quantization import activation_code, integer_linear, weight_code
-from tests.tiny import generator
 
 IN, OUT, ROWS = 13, 7, 5
 BITS = range(2, 9)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-
-from quee_hf.quantization.matmul import MultiLevelMatmul
 from tests.reference.quantization import activation_code, integer_linear
 from tests.tiny import generator
+
+from quee_hf.quantization.matmul import MultiLevelMatmul
 
 
 def operands():
@@ -32,7 +32,11 @@ def test_equals_integer_arithmetic_exactly(bits):
 
     zero = product.left.get_buffer(f"zero_point_{bits}").item()
     for index in np.ndindex(2, 3):
-        codes_left = [[activation_code(v, 4 / 2**bits, zero, bits) for v in row] for row in left[index].tolist()]
-        codes_right = [[activation_code(v, 1 / 2**bits, 0, bits) for v in row] for row in right[index].T.tolist()]
+        codes_left = [
+            [activation_code(v, 4 / 2**bits, zero, bits) for v in row] for row in left[index].tolist()
+        ]
+        codes_right = [
+            [activation_code(v, 1 / 2**bits, 0, bits) for v in row] for row in right[index].T.tolist()
+        ]
         expected = integer_linear(np.array(codes_left), np.array(codes_right)) * np.float32(4 / 4**bits)
         assert np.array_equal(result[index].numpy(), expected)

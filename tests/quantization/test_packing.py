@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.reference.quantization import pack
 
 from quee_hf.quantization.packing import pack_codes, packed_size, unpack_codes
-from tests.reference.quantization import pack
 
 
 @st.composite

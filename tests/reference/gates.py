@@ -24,7 +24,9 @@ def code(bits: Sequence[int], num_exits: int, most_bits: int) -> list[float]:
     return padded
 
 
-def error_probability(u: Sequence[float], path_code: Sequence[float], weights: dict[str, np.ndarray]) -> float:
+def error_probability(
+    u: Sequence[float], path_code: Sequence[float], weights: dict[str, np.ndarray]
+) -> float:
     """Eq. (15): a plain two-layer network on the concatenation of `u` and the embedded code."""
     embedded = weights["embed.weight"] @ np.asarray(path_code) + weights["embed.bias"]
     joined = np.concatenate([np.asarray(u), embedded])

@@ -28,7 +28,8 @@ def activation_code(x: float, scale: float, zero_point: int, bits: int) -> int:
 def integer_linear(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Multiply codes `(n, in)` with codes `(out, in)` in Python integers: `(n, out)`, as float32."""
     products = [
-        [sum(int(a) * int(b) for a, b in zip(row, weight, strict=True)) for weight in weights] for row in inputs
+        [sum(int(a) * int(b) for a, b in zip(row, weight, strict=True)) for weight in weights]
+        for row in inputs
     ]
     return np.asarray(products, dtype=np.float32)
 

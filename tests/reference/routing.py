@@ -39,7 +39,9 @@ def route(
             reachable = [path for path in costs if path[: len(here)] == here]
 
             def loss(path: Path, predicted: Mapping[Path, float] = predicted) -> tuple[object, ...]:
-                weighted = costs[path] if math.isinf(cost_lambda) else predicted[path] + cost_lambda * costs[path]
+                weighted = (
+                    costs[path] if math.isinf(cost_lambda) else predicted[path] + cost_lambda * costs[path]
+                )
                 return weighted, costs[path], len(path), path
 
             target = min(reachable, key=loss)

@@ -36,7 +36,9 @@ def cluster_error(assigned: Sequence[int], is_wrong: Sequence[bool], num_cluster
 
 def nearest(points: np.ndarray, centers: np.ndarray) -> list[int]:
     """Index of each point's nearest centre."""
-    return [min(range(len(centers)), key=lambda k: float(np.sum((point - centers[k]) ** 2))) for point in points]
+    return [
+        min(range(len(centers)), key=lambda k: float(np.sum((point - centers[k]) ** 2))) for point in points
+    ]
 
 
 def gate_loss(

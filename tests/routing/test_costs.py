@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from tests.reference.costs import bitops_cost
 
 from quee_hf.paths import PathRules
 from quee_hf.routing.costs import bitops_table, flops_table, path_cost, path_costs
-from tests.reference.costs import bitops_cost
 
 LEVELS = [8, 6, 4]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny import generator
 
 from quee_hf.routing.policy import choose_paths, cost_lambda_per_sample
-from tests.tiny import generator
 
 EVERYTHING = torch.ones(1, 4, dtype=torch.bool)
 

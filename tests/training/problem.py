@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
+from tests.tiny import NUM_LABELS, generator, images
 from torch import Tensor
 from transformers import TrainingArguments
 
 from quee_hf import QuEEForImageClassification, recommended_arguments
 from quee_hf.execution.path_outputs import PathOutputs
-from tests.tiny import NUM_LABELS, generator, images
 
 Items = list[dict[str, Any]]
 
@@ -18,7 +18,9 @@ def noisy_copies(count: int, seed: int = 0, noise: float = 0.3) -> Items:
     kinds = images(NUM_LABELS, seed=100)
     labels = torch.arange(count) % NUM_LABELS
     pixels = kinds[labels] + noise * images(count, seed=seed)
-    return [{"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, labels, strict=True)]
+    return [
+        {"pixel_values": image, "labels": int(label)} for image, label in zip(pixels, labels, strict=True)
+    ]
 
 
 def mislabelled(items: Items) -> Items:

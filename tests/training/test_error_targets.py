@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from tests.reference.training import cluster_error, nearest
+from tests.tiny import VARIANTS, generator, wrap
+from tests.training.problem import noisy_copies, outputs
 
 from quee_hf import ErrorTargets
 from quee_hf.diagnostics.calibration import expected_calibration_error
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.training.error_targets import choose_num_clusters
-from tests.reference.training import cluster_error, nearest
-from tests.tiny import VARIANTS, generator, wrap
-from tests.training.problem import noisy_copies, outputs
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,9 @@ class TestClusters:
 
     def test_a_tiny_cluster_is_shrunk_by_hand(self, model):
         # Nine images alike, one wrong; one apart, wrong. Path error 0.2.
-        logits = torch.tensor([[9.0, 0, 0, 0, 0]] * 9 + [[0, 9.0, 0, 0, 0]])[:, None].expand(-1, len(model.paths), -1)
+        logits = torch.tensor([[9.0, 0, 0, 0, 0]] * 9 + [[0, 9.0, 0, 0, 0]])[:, None].expand(
+            -1, len(model.paths), -1
+        )
         noise = 1e-3 * torch.randn(10, len(model.paths), 5, generator=generator(0))
         labels = torch.tensor([0] * 8 + [1, 0])
         made = PathOutputs(logits + noise, labels)
@@ -74,7 +76,9 @@ class TestClusters:
             assert ((part.error >= 0) & (part.error <= 1)).all()
 
     def test_are_probabilities_and_repeatable(self, model, validation):
-        first, again = (ErrorTargets.fit(model, validation, num_clusters=8, seed=3)(validation) for _ in range(2))
+        first, again = (
+            ErrorTargets.fit(model, validation, num_clusters=8, seed=3)(validation) for _ in range(2)
+        )
         assert torch.equal(first, again)
         assert ((first > 0) & (first < 1)).all()
 
@@ -88,7 +92,9 @@ class TestClusters:
 
     @pytest.mark.parametrize("num_clusters", [0, -1, 121])
     def test_more_clusters_than_images_are_refused(self, model, validation, num_clusters):
-        with pytest.raises(ValueError, match=f"`num_clusters` must be 1 to 120, the number of images, got {num_clusters}"):
+        with pytest.raises(
+            ValueError, match=f"`num_clusters` must be 1 to 120, the number of images, got {num_clusters}"
+        ):
             ErrorTargets.fit(model, validation, num_clusters=num_clusters)
 
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from tests.tiny import VARIANTS, quantize_fast, randomize, wrap
+from tests.training.problem import arguments, changed, mislabelled, noisy_copies, state
 from transformers import Trainer, TrainerCallback
 
 from quee_hf import ExitHeadTrainer, QuEEForImageClassification
 from quee_hf.exits.heads import HEADS
 from quee_hf.training.exit_heads import ExitFeatures, collect_exit_features, pool_trainable_exits
-from tests.tiny import VARIANTS, quantize_fast, randomize, wrap
-from tests.training.problem import arguments, changed, mislabelled, noisy_copies, state
 
 TRAIN, EVALUATION = noisy_copies(60), noisy_copies(30, seed=1)
 HEAD_WEIGHTS = {f"heads.{i}.network.{part}" for i in (0, 1) for part in ("weight", "bias")}
@@ -22,7 +22,9 @@ def untrained(**fields):
     return model
 
 
-def trainer(model, folder, *, evaluation=EVALUATION, callbacks=None, cache_features=True, patience=5, **overrides):
+def trainer(
+    model, folder, *, evaluation=EVALUATION, callbacks=None, cache_features=True, patience=5, **overrides
+):
     return ExitHeadTrainer(
         model,
         arguments(folder, **overrides),
@@ -108,7 +110,9 @@ class TestFeatures:
             for exit_index in (0, 1):
                 logits = model.head_logits(exit_index, features.pooled[:, exit_index])
                 expected = model(pixel_values, path=("fp32",) * (exit_index + 1)).logits
-                torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)  # other batches: float32 sums
+                torch.testing.assert_close(
+                    logits, expected, rtol=1e-5, atol=1e-5
+                )  # other batches: float32 sums
 
     def test_training_on_the_fly_gives_the_same_heads(self, tmp_path):
         heads = []
@@ -117,7 +121,9 @@ class TestFeatures:
             training = trainer(model, tmp_path / str(cache_features), cache_features=cache_features)
             assert isinstance(training.train_dataset, ExitFeatures) == cache_features
             training.train()
-            heads.append(torch.cat([parameter.detach().flatten() for parameter in model.heads[:-1].parameters()]))
+            heads.append(
+                torch.cat([parameter.detach().flatten() for parameter in model.heads[:-1].parameters()])
+            )
         # Other batches, other order of sums: differences of 1e-7, which 24 steps of 1e-2 do not blow up.
         torch.testing.assert_close(*heads, rtol=0, atol=1e-3)
 
@@ -137,7 +143,9 @@ class TestFeatures:
 class TestStoppingEarly:
     def test_stops_when_the_evaluation_loss_rises_and_keeps_the_best_epoch(self, tmp_path):
         model = untrained()
-        training = trainer(model, tmp_path, evaluation=mislabelled(EVALUATION), patience=2, num_train_epochs=20)
+        training = trainer(
+            model, tmp_path, evaluation=mislabelled(EVALUATION), patience=2, num_train_epochs=20
+        )
         training.train()
         # Better and better on the training images is worse and worse here: the first epoch is the best.
         assert training.state.epoch == 3

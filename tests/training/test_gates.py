@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from tests.reference.training import gate_loss as reference_gate_loss
+from tests.tiny import NUM_LABELS, VARIANTS, generator, quantize_fast, randomize, wrap
+from tests.training.problem import arguments, changed, noisy_copies, outputs, state
+from tests.training.test_exit_heads import StopAfter
 
 from quee_hf import ErrorTargets, GateTrainer, NotReadyError, QuEEForImageClassification
 from quee_hf.diagnostics.calibration import error_auroc
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
 from quee_hf.gates.features import unknown_probabilities
 from quee_hf.training.gates import GateExamples, gate_loss
-from tests.reference.training import gate_loss as reference_gate_loss
-from tests.tiny import NUM_LABELS, VARIANTS, generator, quantize_fast, randomize, wrap
-from tests.training.problem import arguments, changed, noisy_copies, outputs, state
-from tests.training.test_exit_heads import StopAfter
 
 
 def untrained(**fields):
@@ -35,7 +35,12 @@ class TestGateLoss:
     @pytest.mark.parametrize("kind", ["outcome", "cluster"])
     @pytest.mark.parametrize(
         "fields",
-        [{}, {"first_level": "any"}, {"monotone_levels": False}, {"max_paths": 4, "levels": ["fp32", "bf16", 8]}],
+        [
+            {},
+            {"first_level": "any"},
+            {"monotone_levels": False},
+            {"max_paths": 4, "levels": ["fp32", "bf16", 8]},
+        ],
         ids=str,
     )
     def test_equals_loops(self, kind, fields):
@@ -82,7 +87,9 @@ class TestGateLoss:
 
 
 class TestLearning:
-    @pytest.mark.parametrize("fields", [{}, {"gate_features": "probabilities"}, {"first_level": "any"}], ids=str)
+    @pytest.mark.parametrize(
+        "fields", [{}, {"gate_features": "probabilities"}, {"first_level": "any"}], ids=str
+    )
     def test_loss_falls_and_errors_are_foreseen(self, fields, tmp_path):
         model = untrained(**fields)
         training = trainer(model, tmp_path)

@@ -27,11 +27,13 @@ def show_json(result: object) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Show a table; the first column is on the left, the others on the right."""
+    """Show a table; the first two columns may be wrapped, and all but the first are on the right."""
     show(title, style="bold")
     table = Table(box=box.SIMPLE, pad_edge=False)
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if position else "left", overflow="fold", no_wrap=position > 1
+        )
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)

@@ -138,19 +138,18 @@ def _write(result: dict[str, Any], output: Path | None, picture: Path | None) ->
 
 
 def _summarize(result: dict[str, Any], output: Path | None, picture: Path | None) -> None:
-    num_images = result["data"]["num_images"]
-    blocks = [str(block) for block in result["exit_blocks"]]
+    blocks = "/".join(str(block) for block in result["exit_blocks"])
     show()
     show_table(
-        f"{num_images} images, 95 % intervals; last columns: share of images that leave after each block",
-        ("lambda", "cost", "accuracy", "expected", *(f"block {block}" for block in blocks)),
+        f"{result['data']['num_images']} images, 95 % intervals; last column: share that leaves after each block",
+        ("lambda", "cost", "accuracy", "expected", f"% after {blocks}"),
         [
             (
                 f"{row['cost_lambda']:g}",
                 f"{row['cost']:.3f}",
                 accuracy_text(row),
                 f"{1 - row['predicted_error']:.1%}",
-                *(f"{share:.0%}" for share in row["exit_shares"]),
+                "/".join(f"{share * 100:.0f}" for share in row["exit_shares"]),
             )
             for row in result["points"]
         ],
