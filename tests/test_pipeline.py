@@ -32,7 +32,7 @@ from quee_hf.pipeline import (
 )
 
 TASK = "image-classification"
-COST_LAMBDA = 0.3  # sends the tiny model's images three different ways
+COST_LAMBDA = 0.05  # sends the tiny model's images three different ways
 OPERATING_POINTS = [
     {"cost_lambda": 0.0, "cost": 1.0, "accuracy": 0.9, "num_images": 10},
     {"cost_lambda": COST_LAMBDA, "cost": 0.6, "accuracy": 0.8, "num_images": 10},

@@ -2,10 +2,9 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from quee_hf.cli import build_options as settings
 from quee_hf.cli import options
 from quee_hf.cli.display import (
     accuracy_text,
@@ -21,140 +20,34 @@ from quee_hf.levels import parse_level
 if TYPE_CHECKING:
     from quee_hf.build import BuildResult
 
-_WHAT, _HOW = "What to build", "How to build it"
 _MOST_POINTS = 10  # shown in the summary
 
 
 def build(
     *,
-    model: Annotated[
-        str, typer.Option(help="Trained classifier: Hub id or directory.", rich_help_panel=options.SOURCES)
-    ],
-    train: Annotated[
-        str,
-        typer.Option(
-            help="Images for exit heads and quantization: a folder with a subfolder per class, parquet files"
-            " (joined by commas), or a dataset on the Hub. The classifier may have seen them.",
-            rich_help_panel=options.SOURCES,
-        ),
-    ],
-    validation: Annotated[
-        str,
-        typer.Option(
-            help="Images that the classifier has not seen, for the gates.", rich_help_panel=options.SOURCES
-        ),
-    ],
-    exits: Annotated[
-        str,
-        typer.Option(
-            help="Blocks after which an image may leave, such as 4,6,8. The last block is added if missing.",
-            rich_help_panel=_WHAT,
-        ),
-    ],
-    levels: Annotated[
-        str,
-        typer.Option(
-            help="How exactly a part of the network may be computed: bits (8 to 2), bf16, fp32; most exact"
-            " first.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "8,6",
-    class_embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="CLIP only: safetensors file with `class_embeddings`, one row per class.",
-            rich_help_panel=options.SOURCES,
-        ),
-    ] = None,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON file with the names of the classes: a list, or an object with it in 'classes'. If the"
-            " data has other names, but as many, they are taken to be the same classes in the same order.",
-            rich_help_panel=options.SOURCES,
-        ),
-    ] = None,
-    logit_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="CLIP only: natural logarithm of the scale of the cosine; the file's or the model's if not"
-            " given.",
-            rich_help_panel=options.SOURCES,
-        ),
-    ] = None,
+    model: settings.Model,
+    train: settings.Train,
+    validation: settings.Validation,
+    exits: settings.Exits,
+    levels: settings.Levels = "8,6",
+    class_embeddings: settings.ClassEmbeddings = None,
+    class_names: settings.ClassNames = None,
+    logit_scale: settings.LogitScale = None,
     match_labels: options.MatchLabels = "names",
-    head: Annotated[
-        Literal["linear", "ssa"],
-        typer.Option(help="Kind of the exit heads.", rich_help_panel=_WHAT),
-    ] = "linear",
-    first_level: Annotated[
-        Literal["highest", "any"],
-        typer.Option(
-            help="Level of the first part: always the most exact, or any.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "highest",
-    max_paths: Annotated[
-        int,
-        typer.Option(help="Most combinations of exits and levels to choose from.", rich_help_panel=_WHAT),
-    ] = 50,
-    calibration_images: Annotated[
-        int,
-        typer.Option(help="Training images that set the ranges of quantization.", rich_help_panel=_HOW),
-    ] = 128,
-    ptq: Annotated[str, typer.Option(help="Quantization method.", rich_help_panel=_HOW)] = "mse",
-    head_epochs: Annotated[
-        int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)
-    ] = 20,
-    gate_features: Annotated[
-        Literal["confidence", "probabilities"],
-        typer.Option(
-            help="What gates see of an exit: how sure it is, or all class probabilities (as in the paper).",
-            rich_help_panel=_HOW,
-        ),
-    ] = "confidence",
-    gate_targets: Annotated[
-        Literal["outcome", "cluster"],
-        typer.Option(
-            help="What gates learn: whether each image was right, or the error rate of images like it (as in"
-            " the paper; needs more validation images).",
-            rich_help_panel=_HOW,
-        ),
-    ] = "outcome",
-    num_clusters: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of clusters for 'cluster'; if not given, the best calibrated number.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    gate_epochs: Annotated[
-        int, typer.Option(help="Most epochs for the gates; they stop early.", rich_help_panel=_HOW)
-    ] = 40,
-    gate_fraction: Annotated[
-        float,
-        typer.Option(
-            help="Share of the validation images for the gates: 80 % of it for training and 20 % for early"
-            " stopping (with 'cluster': 40, 40 for clusters, 20). All others measure the operating points.",
-            rich_help_panel=_HOW,
-        ),
-    ] = 0.7,
-    max_accuracy_drop: Annotated[
-        float,
-        typer.Option(
-            help="Accuracy that the default operating point may lose: 0.01 is one point.",
-            rich_help_panel=_HOW,
-        ),
-    ] = 0.01,
-    seed: Annotated[int, typer.Option(help="Of all random choices.", rich_help_panel=_HOW)] = 0,
-    output: Annotated[
-        Path,
-        typer.Option(
-            help="Directory of this build. The same command continues an interrupted one; another recipe"
-            " redoes only what it changes.",
-            rich_help_panel=options.RUNNING,
-        ),
-    ],
+    head: settings.Head = "linear",
+    first_level: settings.FirstLevel = "highest",
+    max_paths: settings.MaxPaths = 50,
+    calibration_images: settings.CalibrationImages = 128,
+    ptq: settings.PtqMethod = "mse",
+    head_epochs: settings.HeadEpochs = 20,
+    gate_features: settings.GateFeatures = "confidence",
+    gate_targets: settings.GateTargets = "outcome",
+    num_clusters: settings.NumClusters = None,
+    gate_epochs: settings.GateEpochs = 40,
+    gate_fraction: settings.GateFraction = 0.7,
+    max_accuracy_drop: settings.MaxAccuracyDrop = 0.01,
+    seed: settings.Seed = 0,
+    output: settings.Output,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     skip_bad: options.SkipBad = False,

@@ -141,7 +141,7 @@ def _summarize(result: dict[str, Any], output: Path | None, picture: Path | None
     blocks = "/".join(str(block) for block in result["exit_blocks"])
     show()
     show_table(
-        f"{result['data']['num_images']} images, 95 % intervals; last column: share that leaves after each block",
+        f"{result['data']['num_images']} images, 95 % intervals; last column: share leaving after each block",
         ("lambda", "cost", "accuracy", "expected", f"% after {blocks}"),
         [
             (

@@ -192,8 +192,6 @@ def _summarize(result: dict[str, Any]) -> None:
             )
             label, score = prediction["label"], f"{prediction['score']:.1%}"
             rows.append((image["image"], label, score, *route) if not rank else ("", label, score, *[""] * 4))
-    show_table(
-        "Predictions", ("image", "label", "score", "after block", "path", "cost", "predicted error"), rows
-    )
+    show_table("Predictions", ("image", "label", "score", "block", "path", "cost", "error"), rows)
     lambda_text = "none: the whole network" if result["cost_lambda"] is None else f"{result['cost_lambda']}"
     show(f"{len(result['images'])} images, mean cost {result['mean_cost']:.3f}, lambda {lambda_text}")

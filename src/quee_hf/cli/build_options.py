@@ -1,0 +1,134 @@
+"""Options of `quee build` alone. Imports nothing heavy."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from quee_hf.cli.options import RUNNING, SOURCES
+
+_WHAT, _HOW = "What to build", "How to build it"  # panels
+
+Model = Annotated[str, typer.Option(help="Trained classifier: Hub id or directory.", rich_help_panel=SOURCES)]
+Train = Annotated[
+    str,
+    typer.Option(
+        help="Images for exit heads and quantization: a folder with a subfolder per class, parquet files"
+        " (joined by commas), or a dataset on the Hub. The classifier may have seen them.",
+        rich_help_panel=SOURCES,
+    ),
+]
+Validation = Annotated[
+    str,
+    typer.Option(help="Images that the classifier has not seen, for the gates.", rich_help_panel=SOURCES),
+]
+Exits = Annotated[
+    str,
+    typer.Option(
+        help="Blocks after which an image may leave, such as 4,6,8. The last block is added if missing.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Levels = Annotated[
+    str,
+    typer.Option(
+        help="How exactly a part of the network may be computed: bits (8 to 2), bf16, fp32; most exact"
+        " first.",
+        rich_help_panel=_WHAT,
+    ),
+]
+ClassEmbeddings = Annotated[
+    Path | None,
+    typer.Option(
+        help="CLIP only: safetensors file with `class_embeddings`, one row per class.",
+        rich_help_panel=SOURCES,
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file with the names of the classes: a list, or an object with it in 'classes'. If the"
+        " data has other names, but as many, they are taken to be the same classes in the same order.",
+        rich_help_panel=SOURCES,
+    ),
+]
+LogitScale = Annotated[
+    float | None,
+    typer.Option(
+        help="CLIP only: natural logarithm of the scale of the cosine; the file's or the model's if not"
+        " given.",
+        rich_help_panel=SOURCES,
+    ),
+]
+Head = Annotated[
+    Literal["linear", "ssa"],
+    typer.Option(help="Kind of the exit heads.", rich_help_panel=_WHAT),
+]
+FirstLevel = Annotated[
+    Literal["highest", "any"],
+    typer.Option(
+        help="Level of the first part: always the most exact, or any.",
+        rich_help_panel=_WHAT,
+    ),
+]
+MaxPaths = Annotated[
+    int,
+    typer.Option(help="Most combinations of exits and levels to choose from.", rich_help_panel=_WHAT),
+]
+CalibrationImages = Annotated[
+    int,
+    typer.Option(help="Training images that set the ranges of quantization.", rich_help_panel=_HOW),
+]
+PtqMethod = Annotated[str, typer.Option(help="Quantization method.", rich_help_panel=_HOW)]
+HeadEpochs = Annotated[
+    int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)
+]
+GateFeatures = Annotated[
+    Literal["confidence", "probabilities"],
+    typer.Option(
+        help="What gates see of an exit: how sure it is, or all class probabilities (as in the paper).",
+        rich_help_panel=_HOW,
+    ),
+]
+GateTargets = Annotated[
+    Literal["outcome", "cluster"],
+    typer.Option(
+        help="What gates learn: whether each image was right, or the error rate of images like it (as in"
+        " the paper; needs more validation images).",
+        rich_help_panel=_HOW,
+    ),
+]
+NumClusters = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of clusters for 'cluster'; if not given, the best calibrated number.",
+        rich_help_panel=_HOW,
+    ),
+]
+GateEpochs = Annotated[
+    int, typer.Option(help="Most epochs for the gates; they stop early.", rich_help_panel=_HOW)
+]
+GateFraction = Annotated[
+    float,
+    typer.Option(
+        help="Share of the validation images for the gates: 80 % of it for training and 20 % for early"
+        " stopping (with 'cluster': 40, 40 for clusters, 20). All others measure the operating points.",
+        rich_help_panel=_HOW,
+    ),
+]
+MaxAccuracyDrop = Annotated[
+    float,
+    typer.Option(
+        help="Accuracy that the default operating point may lose: 0.01 is one point.",
+        rich_help_panel=_HOW,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of all random choices.", rich_help_panel=_HOW)]
+Output = Annotated[
+    Path,
+    typer.Option(
+        help="Directory of this build. The same command continues an interrupted one; another recipe"
+        " redoes only what it changes.",
+        rich_help_panel=RUNNING,
+    ),
+]
