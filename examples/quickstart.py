@@ -1,108 +1,163 @@
-"""Train a small ViT on handwritten digits, let it spend less on easy ones, and see what each digit costs.
+"""From a trained classifier to a routed one, on handwritten digits: `python examples/quickstart.py`.
 
-Takes about two minutes on two cores and no network. Writes a model and two pictures to `quickstart-output/`.
+Trains a small ViT on scikit-learn's digits, wraps it, trains its exits and gates, saves it, and routes test
+images through the pipeline at several lambdas. Writes the model and two pictures to `quickstart-output/`.
 """
 
+import shutil
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from PIL import Image
 from sklearn.datasets import load_digits
-from transformers import Trainer, ViTConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+from tqdm import tqdm
+from transformers import (
+    Pipeline,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    pipeline,
+    set_seed,
+)
+from transformers.utils import logging
 
 from quee_hf import ExitHeadTrainer, GateTrainer, QuEEForImageClassification, quantize, recommended_arguments
+from quee_hf.data import LabelledImages
 from quee_hf.diagnostics import wilson_interval
 from quee_hf.diagnostics.plots import plot_accuracy_cost, plot_image_sheet
 
-OUTPUT, SHRINK = (
-    Path("quickstart-output"),
-    10 if "--tiny" in sys.argv else 1,
-)  # tiny: for tests, learns nothing
-transformers.set_seed(0)
-torch.set_num_threads(1)  # tensors this small gain little from a second core, and lose much if it is busy
-transformers.logging.disable_progress_bar()  # of files only; training shows its own,
-transformers.ProgressCallback.on_log = lambda *_, **__: None  # but no line of numbers after each epoch
-
-print("\n1/5  Reading 1,797 scanned digits of 8 x 8 pixels; each image has one role")
-digits, random = load_digits(), np.random.default_rng(0)
-images = [Image.fromarray(np.uint8(scan * 15.9)).convert("RGB").resize((16, 16)) for scan in digits.images]
-processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
-chosen = random.permutation(1797)[: 1797 // SHRINK]
-train, unseen, validation, test = np.split(chosen, np.array([750, 1150, 1350]) // SHRINK)
+OUTPUT = Path("quickstart-output")
+EXITS, LEVELS, LAMBDAS = [1, 2, 4, 8], [8, 4, 3], [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0]
+IS_TINY = "--tiny" in sys.argv  # a few images and epochs: only shows that everything runs
 
 
-def items(indices: Any, tilt: float = 0) -> list[dict[str, Any]]:
-    tilted = [images[i].rotate(random.uniform(-tilt, tilt), Image.Resampling.BILINEAR) for i in indices]
-    pixels = processor(tilted, return_tensors="pt")["pixel_values"]
-    return [
-        {"pixel_values": x, "labels": int(digits.target[i])} for x, i in zip(pixels, indices, strict=True)
-    ]
+class Bar(ProgressCallback):
+    """The trainer's progress bar, without a line of numbers for every epoch."""
+
+    def on_log(self, *args: object, **kwargs: object) -> None:
+        """Say nothing."""
 
 
-print("\n2/5  Training a ViT of 8 blocks")
-sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8, "num_attention_heads": 4}
-names = {n: str(n) for n in range(10)}
-vit = ViTForImageClassification(
-    ViTConfig(**sizes, image_size=16, patch_size=4, initializer_range=0.1, id2label=names)
-)
-data: Any = {
-    "train_dataset": items(train) + items(np.tile(train, 3), tilt=12),
-    "eval_dataset": items(validation),
-}
-arguments = partial(
-    recommended_arguments, str(OUTPUT / "checkpoints"), per_device_train_batch_size=64, use_cpu=True
-)
-Trainer(vit, arguments(num_train_epochs=12 // SHRINK, learning_rate=2e-3, warmup_steps=0.1), **data).train()
-
-print("\n3/5  Adding exits, fewer bits, and gates that predict errors")
-model = QuEEForImageClassification.from_backbone(vit, exit_blocks=[1, 2, 4, 8], levels=[8, 4, 3])
-ExitHeadTrainer(model, arguments(num_train_epochs=20 // SHRINK, learning_rate=5e-3), **data).train()
-quantize(model, data["train_dataset"])
-data["train_dataset"] = items(unseen)  # gates learn from mistakes, which are rare on images trained on
-GateTrainer(model, arguments(num_train_epochs=30 // SHRINK, learning_rate=1e-2), **data).train()
-model.fit_operating_points(data["eval_dataset"])
-for part in (model, processor):
-    part.save_pretrained(OUTPUT / "model")
-
-print(
-    "\n4/5  Classifying the test images; left: how, right: share of images that leave after block 1, 2, 4, 8\n"
-)
-classify = pipeline("image-classification", model=str(OUTPUT / "model"), device="cpu")
+def fit(trainer: Trainer) -> None:
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(Bar)
+    trainer.train()
 
 
-def measure(name: str, **route: Any) -> tuple[float, float, float, float, list[Any]]:
-    results = classify([images[i] for i in test], batch_size=64, top_k=1, return_routing=True, **route)
-    num_right = sum(
-        r["scores"][0]["label"] == str(digits.target[i]) for r, i in zip(results, test, strict=True)
+def arguments(name: str, epochs: int, rate: float, **fields: object) -> TrainingArguments:
+    fields = {"logging_strategy": "no", "per_device_train_batch_size": 32, **fields}
+    return recommended_arguments(
+        str(OUTPUT / "training" / name),
+        num_train_epochs=2 if IS_TINY else epochs,
+        learning_rate=rate,
+        **fields,
     )
-    cost, accuracy = np.mean([r["routing"]["cost"] for r in results]), num_right / len(test)
-    low, high = wilson_interval(num_right, len(test))
-    exits = [r["routing"]["exit_block"] for r in results]
-    shares = " ".join(f"{exits.count(block) / len(test):4.0%}" for block in model.config.exit_blocks)
-    print(f"{name:<24} cost {cost:4.0%}  accuracy {accuracy:5.1%} ({low:.1%} - {high:.1%})  {shares}")
-    return cost, accuracy, low, high, results
 
 
-lambdas = [0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4]
-paths = {f"{bits} bits throughout": [bits] * 4 for bits in (8, 4, 3)}
-paths |= {f"8 bits, exit at block {block}": [8] * n for n, block in ((3, 4), (2, 2), (1, 1))}
-routed = {value: measure(f"routed, cost_lambda={value}", cost_lambda=value) for value in lambdas}
-alike = {name: measure(name, path=path) for name, path in paths.items()}
-
-print("\n5/5  Drawing")
-costs, accuracies, lows, highs, _ = zip(*routed.values(), strict=True)
-curves = {"routed, each image its own way": (costs, accuracies, (lows, highs))}
-points = {name: (cost, accuracy) for name, (cost, accuracy, *_) in alike.items()}
-title = f"{len(test)} handwritten digits: routed (with 95 % interval), or all alike"
-plot_accuracy_cost(curves, points, OUTPUT / "accuracy-cost.png", title)
+def digits_by_role() -> list[LabelledImages]:
+    """Backbone and heads; gates; early stopping and operating points; test: no image plays two roles."""
+    data = load_digits()
+    images = [Image.fromarray((pixels * 15.9).astype(np.uint8)) for pixels in data.images]
+    digits = LabelledImages.from_images(images, data.target.tolist(), [str(digit) for digit in range(10)])
+    return digits.split([0.05] * 4 if IS_TINY else [0.35, 0.30, 0.10, 0.25], seed=0)
 
 
-def caption(i: int, result: Any) -> tuple[Image.Image, list[str]]:
-    route = result["routing"]
-    path = "-".join(map(str, route["path"]))
-    ...
+def train_classifier(train: list[dict]) -> ViTForImageClassification:
+    size = {"hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4, "intermediate_size": 128}
+    names = {digit: str(digit) for digit in range(10)}
+    vit = ViTForImageClassification(
+        ViTConfig(**size, image_size=16, patch_size=4, id2label=names, initializer_range=0.1)
+    )
+    plain = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    settings = arguments("vit", 40, 2e-3, warmup_steps=30, weight_decay=0.05, **plain)
+    fit(Trainer(vit, settings, train_dataset=train))
+    return vit
+
+
+def route(classify: Pipeline, images: list[Image.Image], labels: list[int], **options: object) -> dict:
+    """Classify all images at one operating point: which are right, and where each went."""
+    stream = classify((image for image in images), batch_size=32, return_routing=True, **options)
+    results = list(tqdm(stream, desc=str(options), total=len(images)))
+    right = np.array([r["scores"][0]["label"] == str(t) for r, t in zip(results, labels, strict=True)])
+    costs = np.array([result["routing"]["cost"] for result in results])
+    return {"right": right, "cost": costs, "results": results}
+
+
+def print_row(name: str, routed: dict) -> tuple[float, float, tuple[float, float]]:
+    """Print one line of the table: cost, accuracy with its interval, share of the images per exit."""
+    right, exits = routed["right"], [result["routing"]["exit_block"] for result in routed["results"]]
+    low, high = wilson_interval(int(right.sum()), len(right))
+    shares = "  ".join(f"{np.mean([block == e for block in exits]):4.0%}" for e in EXITS)
+    print(
+        f"{name:>22}  {routed['cost'].mean():5.3f}  {right.mean():6.1%} ({low:.1%} to {high:.1%})   {shares}"
+    )
+    return routed["cost"].mean(), right.mean(), (low, high)
+
+
+def captions(routed: dict, index: int, truth: int) -> list[str]:
+    result = routed["results"][index]
+    routing, answer = result["routing"], result["scores"][0]["label"]
+    leaving, path = f"out after block {routing['exit_block']}", "-".join(map(str, routing["path"]))
+    return [f"{truth} read as {answer}", leaving, f"bits {path}", f"cost {routing['cost']:.0%}"]
+
+
+def build(train: list[dict], gate: list[dict], validation: list[dict]) -> QuEEForImageClassification:
+    """Train a classifier, wrap it, and train what is new."""
+    print("1/4 Train a ViT of 8 blocks on handwritten digits")
+    vit = train_classifier(train)
+    print(f"2/4 Add exits after blocks {EXITS}, and compute every segment with {LEVELS} bits")
+    model = QuEEForImageClassification.from_backbone(vit, exit_blocks=EXITS, levels=LEVELS)
+    fit(ExitHeadTrainer(model, arguments("heads", 30, 3e-3), train_dataset=train, eval_dataset=validation))
+    quantize(model, train)
+    print("3/4 Train the gates on images that the ViT has not seen")
+    fit(GateTrainer(model, arguments("gates", 40, 5e-3), train_dataset=gate, eval_dataset=validation))
+    model.eval().fit_operating_points(validation)
+    return model
+
+
+def report(routed: dict, static: dict, images: list[Image.Image], labels: list[int]) -> None:
+    """Print the table and draw the pictures."""
+    print(f"\n{'':>22}   cost  accuracy (95 % interval)   share leaving after block {EXITS}")
+    rows = [print_row(f"cost_lambda = {value}", result) for value, result in routed.items()]
+    points = {name: print_row(name, result)[:2] for name, result in static.items()}
+    costs, accuracies, intervals = zip(*rows, strict=True)
+    curve = {"routed, one point per cost_lambda": (costs, accuracies, tuple(zip(*intervals, strict=True)))}
+    plot_accuracy_cost(
+        curve, points, OUTPUT / "accuracy_cost.png", "Handwritten digits: accuracy against cost"
+    )
+    shown = routed[0.02]
+    order = np.argsort(shown["cost"], kind="stable")
+    sheet = [
+        [(images[i], captions(shown, i, labels[i])) for i in part] for part in (order[:8], order[::-1][:8])
+    ]
+    plot_image_sheet(*sheet, OUTPUT / "easy_and_hard.png")
+    print(f"\nPictures: {OUTPUT / 'accuracy_cost.png'} and {OUTPUT / 'easy_and_hard.png'}.")
+
+
+def main() -> None:
+    set_seed(0)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, do_convert_rgb=True)
+    *parts, test = digits_by_role()
+    model = build(*([dict(item) for item in part.with_processor(processor)] for part in parts))
+    model.save_pretrained(OUTPUT / "model")
+    processor.save_pretrained(OUTPUT / "model")
+    shutil.rmtree(OUTPUT / "training")
+    print("4/4 Load it as anyone would, and route the test images")
+    classify = pipeline("image-classification", model=str(OUTPUT / "model"))
+    images, labels = [test[i]["image"] for i in range(len(test))], test.labels.tolist()
+    routed = {value: route(classify, images, labels, cost_lambda=value) for value in LAMBDAS}
+    static = {f"always {bits} bits": route(classify, images, labels, path=[bits] * 4) for bits in LEVELS}
+    report(routed, static, images, labels)
+    print("Next, with a classifier and images of your own: quee build --help")
+
+
+if __name__ == "__main__":
+    main()

@@ -294,3 +294,10 @@ def test_every_buffer_is_saved_or_rebuilt():
         for prefix, module in model.named_modules():
             assert isinstance(module, nn.Module)
             assert set(module._non_persistent_buffers_set) <= known, prefix
+
+
+def test_saved_files_are_as_readable_as_any_other(tmp_path):
+    (tmp_path / "other").touch()
+    routable().save_pretrained(tmp_path / "model")
+    mode = (tmp_path / "other").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "model").iterdir()} == {mode}

@@ -49,8 +49,11 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=parent))
     try:
         yield staging
-        # `mkdtemp` makes private directories; a saved model is readable like any other.
-        staging.chmod(0o777 & ~_umask())
+        # Temporary directories, and what safetensors writes, are private; a saved model need not be.
+        mask = _umask()
+        staging.chmod(0o777 & ~mask)
+        for path in staging.iterdir():
+            path.chmod(0o666 & ~mask)
         if not target.exists():
             staging.rename(target)
         else:
