@@ -64,7 +64,7 @@ def tinyimagenet() -> dict[str, Any]:
     for parity, half in enumerate(halves):
         parquet.write_table(rows.take(list(range(parity, len(rows), 2))), half)
     return {
-        "title": "CLIP-style ViT-S (70 px) on Tiny ImageNet, zero-shot classes",
+        "title": "CLIP-style ViT-S on Tiny ImageNet",
         "model": model,
         "train": images / "train.parquet",
         "validation": halves[0],
@@ -152,6 +152,25 @@ def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: floa
     }
 
 
+def draw(result: dict[str, Any]) -> None:
+    """Draw a result's accuracy over cost."""
+    intervals = np.array([point["accuracy_interval"] for point in result["routing"]]).T
+    routed = [[point[field] for point in result["routing"]] for field in ("cost", "accuracy")]
+    threshold = [[point[field] for point in result["thresholds"]] for field in ("cost", "accuracy")]
+    plot_accuracy_cost(
+        {
+            "QuEE, routed by λ": (*routed, tuple(intervals)),
+            "max-probability threshold, 8 bits": (*threshold, None),
+        },
+        {
+            f"whole network at {point['path'][0]} bits": (point["cost"], point["accuracy"])
+            for point in result["whole_network"]
+        },
+        ROOT / "docs" / "pictures" / f"{result['name']}.png",
+        result["title"],
+    )
+
+
 def judge(name: str, experiment: dict[str, Any]) -> None:
     """Build one model, measure it on its test images, and write the result and its picture."""
     directory = build(name, experiment)
@@ -175,21 +194,7 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
         "roles": json.loads((RUNS / name / "report.json").read_text())["roles"],
     }
     write_result(name, result)
-    intervals = np.array([point["accuracy_interval"] for point in result["routing"]]).T
-    routed = [[point[field] for point in result["routing"]] for field in ("cost", "accuracy")]
-    threshold = [[point[field] for point in result["thresholds"]] for field in ("cost", "accuracy")]
-    plot_accuracy_cost(
-        {
-            "QuEE, routed by λ": (*routed, tuple(intervals)),
-            "max-probability threshold, 8 bits": (*threshold, None),
-        },
-        {
-            f"whole network at {point['path'][0]} bits": (point["cost"], point["accuracy"])
-            for point in uniform
-        },
-        ROOT / "docs" / "pictures" / f"{name}.png",
-        experiment["title"],
-    )
+    draw(result)
     write_card(result, ROOT / "model_cards" / f"quee-{name}.md")
 
 
