@@ -152,6 +152,13 @@ def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: floa
     }
 
 
+def read_roles(name: str) -> list[dict[str, Any]]:
+    """Return which images a build used for what, their files without folders."""
+    roles = json.loads((RUNS / name / "report.json").read_text())["roles"]
+    files = [",".join(Path(part).name for part in role["source"].split(",")) for role in roles]
+    return [{**role, "source": source} for role, source in zip(roles, files, strict=True)]
+
+
 def draw(result: dict[str, Any]) -> None:
     """Draw a result's accuracy over cost."""
     intervals = np.array([point["accuracy_interval"] for point in result["routing"]]).T
@@ -191,7 +198,7 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
         "exits": describe_exits(model, outputs.routable),
         "gates": describe_gates(model, outputs.routable),
         **compare(model, outputs.routable, full_accuracy),
-        "roles": json.loads((RUNS / name / "report.json").read_text())["roles"],
+        "roles": read_roles(name),
     }
     write_result(name, result)
     draw(result)
