@@ -117,10 +117,7 @@ def write_card(result: dict[str, Any], path: Path) -> None:
             ),
             roles=_table(
                 ["role", "images", "source"],
-                [
-                    [role["role"], str(role["num_images"]), role["source"]]
-                    for role in result["roles"]
-                ],
+                [[role["role"], str(role["num_images"]), role["source"]] for role in result["roles"]],
             ),
         )
     )

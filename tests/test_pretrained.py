@@ -301,3 +301,25 @@ def test_saved_files_are_as_readable_as_any_other(tmp_path):
     routable().save_pretrained(tmp_path / "model")
     mode = (tmp_path / "other").stat().st_mode
     assert {path.stat().st_mode for path in (tmp_path / "model").iterdir()} == {mode}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: model.double(), "is torch.float64"),
+        (lambda model: model.heads[0].network.weight.data.fill_(float("nan")), "holds NaN"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, spoil, message):
+    model = routable()
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    spoil(model)
+    with pytest.raises(ValueError, match=message):
+        model.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_mistyped_argument_of_forward_is_refused():
+    with pytest.raises(TypeError, match="cost_lamda"):
+        routable()(images(1), cost_lamda=0.1)

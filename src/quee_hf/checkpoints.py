@@ -81,6 +81,15 @@ def _replace_files(staging: Path, target: Path) -> None:
         os.replace(staging / "config.json", target / "config.json")
 
 
+def check_savable(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` if a tensor could not be loaded again: float64, or not finite."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise ValueError(f"{name} is {tensor.dtype}, which cannot be loaded again; save float32 or less.")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} holds NaN or infinity; the model is not saved.")
+
+
 def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str]:
     """Return the local paths of a model's safetensors files, from a directory or the Hub's cache.
 

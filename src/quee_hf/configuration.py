@@ -217,6 +217,19 @@ class QuEEConfig(PreTrainedConfig):
                 f"`max_paths` must be at least the number of exits, {self.num_exits}, got {self.max_paths}."
             )
 
+    def validate_records(self) -> None:
+        """The image size is positive, and what was measured or done is described as it is written."""
+        size = self.image_size
+        if size is not None and not all(side >= 1 for side in ([size] if isinstance(size, int) else size)):
+            raise ValueError(f"`image_size` must be at least 1, got {size}.")
+        if self.quantization is not None and not isinstance(self.quantization.get("method"), str):
+            raise ValueError(f"`quantization` must name its 'method', got {self.quantization}.")
+        for point in self.operating_points or ():
+            if not {"cost_lambda", "cost", "accuracy"} <= set(point):
+                raise ValueError(
+                    f"`operating_points` must have 'cost_lambda', 'cost' and 'accuracy', got {point}."
+                )
+
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""
         if self.cost_lambda is not None and not self.cost_lambda >= 0:

@@ -216,7 +216,6 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         cost_lambda: float | Tensor | None = None,
         path: Sequence[Level] | None = None,
         output_all_paths: bool = False,
-        **_: Any,
     ) -> QuEEImageClassifierOutput:
         """Classify images.
 

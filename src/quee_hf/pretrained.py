@@ -9,7 +9,13 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
-from quee_hf.checkpoints import HUB_OPTIONS, atomic_directory, check_weight_files, weight_files
+from quee_hf.checkpoints import (
+    HUB_OPTIONS,
+    atomic_directory,
+    check_savable,
+    check_weight_files,
+    weight_files,
+)
 from quee_hf.configuration import QuEEConfig
 from quee_hf.gates.error_predictor import ErrorPredictor
 
@@ -78,10 +84,14 @@ class QuEEPreTrainedModel(PreTrainedModel):
             save_directory: Where to; made if it does not exist.
             push_to_hub: Whether to push the model to the Hub afterwards.
             **kwargs: As in transformers: `max_shard_size`, and for a push `repo_id`, `token`, ...
+
+        Raises:
+            ValueError: If a weight is float64, NaN or infinite, which loading would refuse.
         """
         if not kwargs.pop("is_main_process", True):
             return
         hub_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if push_to_hub and name in kwargs}
+        check_savable(kwargs.get("state_dict") or self.state_dict())
         with atomic_directory(save_directory) as staging:
             super().save_pretrained(staging, **kwargs)
         if push_to_hub:

@@ -51,3 +51,9 @@ def with_option(arguments: Sequence[str], option: str, value: object) -> list[st
     changed = list(arguments)
     changed[changed.index(option) + 1] = str(value)
     return changed
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """`quee evaluate` writes its results to the current folder."""
+    monkeypatch.chdir(tmp_path)

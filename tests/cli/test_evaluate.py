@@ -90,3 +90,8 @@ def test_table_names_every_lambda(root, built, quee):
     assert "0.25" in result.stdout
     assert "0.7" in result.stdout
     assert "Mean accuracy over budgets" in result.stdout
+
+
+def test_writes_a_file_and_a_picture_without_being_asked(root, built, quee, tmp_path):
+    quee("evaluate", built / "model", "--data", root / "test", "--cost-lambda", "0,0.1", "--limit", 5)
+    assert {"evaluation.json", "evaluation.png"} <= {path.name for path in tmp_path.iterdir()}

@@ -36,9 +36,12 @@ def evaluate(
             help="Operating points to report, such as 0,0.1,0.3; the model's own if not given.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("evaluation.json"),
     picture: Annotated[
-        Path | None, typer.Option(help="Picture to write: accuracy over cost (.png, .svg, .pdf).")
+        Path | None,
+        typer.Option(
+            help="Picture to write, accuracy over cost (.png, .svg, .pdf); beside the JSON file if not given."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use this many of the images, evenly spread.")
@@ -58,11 +61,12 @@ def evaluate(
 
     **Example**
 
-        quee evaluate run/model --data photos/test --cost-lambda 0,0.1,0.3 --picture evaluation.png
+        quee evaluate run/model --data photos/test --cost-lambda 0,0.1,0.3 --output evaluation.json
     """
     lambdas = None if cost_lambda is None else options.parse_numbers(cost_lambda, "--cost-lambda")
     if lambdas and not all(math.isfinite(value) and value >= 0 for value in lambdas):
         raise ValueError(f"--cost-lambda must be finite and at least 0, got {cost_lambda}.")
+    picture = output.with_suffix(".png") if picture is None else picture
     for file in (output, picture):
         _check_writable(file)
     with library_output_on_stderr():
@@ -74,8 +78,8 @@ def evaluate(
         _summarize(result, output, picture)
 
 
-def _check_writable(file: Path | None) -> None:
-    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+def _check_writable(file: Path) -> None:
+    if file.is_dir() or not file.absolute().parent.is_dir():
         raise ValueError(f"Cannot write {file}: it is a directory, or its directory does not exist.")
 
 
@@ -127,17 +131,15 @@ def _limited(images: "LabelledImages", limit: int | None) -> "LabelledImages":
     return images.select([position * len(images) // limit for position in range(limit)])
 
 
-def _write(result: dict[str, Any], output: Path | None, picture: Path | None) -> None:
+def _write(result: dict[str, Any], output: Path, picture: Path) -> None:
     from quee_hf.build.files import write_json
     from quee_hf.diagnostics.evaluation import plot_evaluation
 
-    if output is not None:
-        write_json(output, result)
-    if picture is not None:
-        plot_evaluation(result, picture)
+    write_json(output, result)
+    plot_evaluation(result, picture)
 
 
-def _summarize(result: dict[str, Any], output: Path | None, picture: Path | None) -> None:
+def _summarize(result: dict[str, Any], output: Path, picture: Path) -> None:
     blocks = "/".join(str(block) for block in result["exit_blocks"])
     show()
     show_table(
@@ -169,5 +171,4 @@ def _summarize(result: dict[str, Any], output: Path | None, picture: Path | None
         f" {area['thresholding']:.1%}, difference {area['difference']:+.2%} ({low:+.2%} to {high:+.2%})"
     )
     for file in (output, picture):
-        if file is not None:
-            show(f"Wrote {file}")
+        show(f"Wrote {file}")

@@ -1,5 +1,8 @@
 """Training arguments that suit heads and gates; any `TrainingArguments` will do."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +39,28 @@ def recommended_arguments(output_dir: str, **overrides: Any) -> TrainingArgument
         "remove_unused_columns": False,
     }
     return TrainingArguments(output_dir, **{**fields, **overrides})
+
+
+def with_own_columns(args: TrainingArguments) -> TrainingArguments:
+    """Return a copy that keeps all columns: trainers here feed on what `forward` does not name."""
+    args = copy.copy(args)
+    args.remove_unused_columns = False
+    return args
+
+
+@contextmanager
+def marked_as_trained(model: Any, part: str) -> Iterator[None]:
+    """Say in a model's config that its "heads" or "gates" are trained, unless the block fails.
+
+    Checkpoints that the block saves say so, too.
+    """
+    before = model.config.trained_parts
+    model.config.trained_parts = sorted({*before, part})
+    try:
+        yield
+    except BaseException:
+        model.config.trained_parts = before
+        raise
 
 
 def with_early_stopping(

@@ -11,7 +11,12 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from quee_hf.exits.loss import scaled_exit_loss
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.training.arguments import recommended_arguments, with_early_stopping
+from quee_hf.training.arguments import (
+    marked_as_trained,
+    recommended_arguments,
+    with_early_stopping,
+    with_own_columns,
+)
 
 # Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
 # losses of deep exits rise early while those of shallow exits still fall.
@@ -103,7 +108,7 @@ class ExitHeadTrainer(Trainer):
     ) -> None:
         if model.config.num_exits < 2:
             raise ValueError("The model has one exit, the backbone's own head: there are no heads to train.")
-        args = args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS)
+        args = with_own_columns(args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS))
         if cache_features:
             train_dataset, eval_dataset = (
                 data if data is None or isinstance(data, ExitFeatures) else collect_exit_features(model, data)
@@ -115,8 +120,8 @@ class ExitHeadTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the heads, and say so in the model's config."""
-        _mark_trained(self.model, "heads")
-        return super().train(*args, **kwargs)
+        with marked_as_trained(self.model, "heads"):
+            return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -139,7 +144,3 @@ def _accuracy_per_exit(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy of each trainable head."""
     is_right = np.argmax(prediction.predictions, axis=-1) == np.asarray(prediction.label_ids)[:, None]
     return {f"accuracy_exit_{i + 1}": float(share) for i, share in enumerate(is_right.mean(axis=0))}
-
-
-def _mark_trained(model: Any, part: str) -> None:
-    model.config.trained_parts = sorted({*model.config.trained_parts, part})

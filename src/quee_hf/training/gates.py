@@ -1,6 +1,6 @@
 """`GateTrainer`: teach the gates how likely each path is to be wrong."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,12 @@ from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.gates.features import unknown_probabilities
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.router import ROOT
-from quee_hf.training.arguments import recommended_arguments, with_early_stopping
+from quee_hf.training.arguments import (
+    marked_as_trained,
+    recommended_arguments,
+    with_early_stopping,
+    with_own_columns,
+)
 from quee_hf.training.error_targets import ErrorTargets
 
 # Gates are small and their features few: they take a higher rate than heads, and more epochs.
@@ -95,7 +100,7 @@ class GateTrainer(Trainer):
         early_stopping_patience: int = 5,
         **kwargs: Any,
     ) -> None:
-        args = args or recommended_arguments("gates", **GATE_ARGUMENTS)
+        args = with_own_columns(args or recommended_arguments("gates", **GATE_ARGUMENTS))
         self.targets = targets or ErrorTargets.outcomes()
         examples = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         for role, data in examples.items():
@@ -114,9 +119,8 @@ class GateTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the gates, and say so in the model's config."""
-        config = cast(QuEEForImageClassification, self.model).config
-        config.trained_parts = sorted({*config.trained_parts, "gates"})
-        return super().train(*args, **kwargs)
+        with marked_as_trained(self.model, "gates"):
+            return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
