@@ -6,7 +6,6 @@ from typing import Any
 
 from _timing import RESULTS
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _CARD = """---
 library_name: transformers
 pipeline_tag: image-classification
@@ -160,7 +159,12 @@ def write_readme_section(readme: Path) -> None:
             f" probability reaches it. Area under accuracy over cost in [0.2, 1]: {area['routed']:.4f} routed,"
             f" {area['threshold']:.4f} threshold, difference {difference['value']:+.4f} (bootstrap 95 %: {low:+.4f} to {high:+.4f})."
         )
-    text = readme.read_text()
-    start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
-    note = "Written by `python benchmarks/assets.py`.\n\n"
-    readme.write_text(text[:start] + "\n" + note + "\n\n".join(parts) + "\n" + text[stop:])
+    write_section(readme, "\n\n".join(parts), command="python benchmarks/assets.py")
+
+
+def write_section(document: Path, section: str, *, command: str, name: str = "results") -> None:
+    """Replace what stands between a document's markers `<!-- name: begin -->` and `<!-- name: end -->`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = document.read_text()
+    start, stop = text.index(begin) + len(begin), text.index(end)
+    document.write_text(f"{text[:start]}\nWritten by `{command}`.\n\n{section}\n{text[stop:]}")

@@ -6,9 +6,11 @@ from tests.tiny import every_variant, wrap
 from transformers import ViTConfig
 
 from quee_hf import QuEEConfig
+from quee_hf.backbones import get_family
 from quee_hf.blueprint import head_spec, num_tokens, path_tree, segment_costs
 from quee_hf.paths import PathRules
 from quee_hf.routing.costs import path_cost
+from quee_hf.schemes import PRODUCTS
 
 
 def config(**fields):
@@ -55,6 +57,61 @@ class TestSegmentCosts:
         model = wrap(variant.build(), levels=[8, 4])
         costs = segment_costs(model.config)
         assert path_cost((0, 1), costs) == pytest.approx((1 * 8 + 1 * 4) / (4 * 8), rel=1e-12)
+
+
+# By hand, of one block: fc2 has 17 * 48 * 32 operations, each attention product 17 * 17 * 32.
+FC2_MACS, SCORES_MACS = 17 * 48 * 32, 17 * 17 * 32
+
+
+class TestExceptions:
+    def costs(self, **fields):
+        return segment_costs(config(quantization={"method": "mse", "num_images": 4, **fields}))
+
+    def test_without_them_costs_are_those_of_the_levels(self):
+        for row, plain in zip(self.costs(), segment_costs(config()), strict=True):
+            assert row == pytest.approx(plain, rel=1e-12)
+
+    def test_they_count_where_they_are_at_integer_levels_only(self):
+        costs, plain = self.costs(kept={"2.fc2": 8, "5.scores": "fp32"}), segment_costs(config())
+        more = [
+            [0, 0, 0],
+            [0, 0, 2 * FC2_MACS * (8 - 4)],  # block 2 is in the second segment; at 8 bits nothing changes
+            [0, 2 * SCORES_MACS * (32 - 8), 2 * SCORES_MACS * (32 - 4)],
+        ]
+        for row, expected, extra in zip(costs, plain, more, strict=True):
+            assert row == pytest.approx([e + x for e, x in zip(expected, extra, strict=True)], rel=1e-12)
+
+    def test_a_star_means_every_block(self):
+        costs, plain = self.costs(kept={"*.fc2": 8}), segment_costs(config())
+        for row, expected, blocks in zip(costs, plain, (1, 3, 2), strict=True):
+            extra = [0, 0, blocks * 2 * FC2_MACS * 4]
+            assert row == pytest.approx([e + x for e, x in zip(expected, extra, strict=True)], rel=1e-12)
+
+    def test_a_block_goes_before_the_star(self):
+        costs = self.costs(kept={"*.fc2": 8, "1.fc2": 2})
+        assert costs[0][2] == pytest.approx(segment_costs(config())[0][2] - 2 * FC2_MACS * 2, rel=1e-12)
+
+    def test_flops_and_latency_do_not_count_bits(self):
+        quantization = {"method": "mse", "num_images": 4, "kept": {"*.fc2": 8}}
+        table = [[3.0, 2.0, 1.0]] * 3
+        for fields in ({"cost_model": "flops"}, {"cost_model": "latency", "cost_table": table}):
+            assert segment_costs(config(**fields, quantization=quantization)) == segment_costs(
+                config(**fields)
+            )
+
+    @every_variant
+    def test_products_add_up_to_a_block(self, variant):
+        model = wrap(variant.build(num_blocks=1))
+        shape = get_family(model.config.backbone).shape(model.config.backbone)
+        tokens = num_tokens(model.config)
+        macs = shape.product_macs(tokens)
+        assert set(macs) == set(PRODUCTS)
+        assert sum(macs.values()) == shape.num_macs(tokens)
+        for name, product in model.trunk.blocks[0].products.items():
+            expected = tokens * tokens * shape.hidden_size
+            if name not in ("scores", "mix"):
+                expected = tokens * product.in_features * product.out_features
+            assert macs[name] == expected
 
 
 @pytest.mark.parametrize("image_size", [32, (32, 32), [32, 32]])

@@ -279,8 +279,8 @@ class TestLoadingDamagedFiles:
                 r"gates\.1\.output\.bias holds NaN",
             ),
             (
-                lambda t: t["trunk.blocks.0.attention.qkv.weight_scale_4"].fill_(torch.inf),
-                r"qkv\.weight_scale_4 holds NaN or infinity",
+                lambda t: t["trunk.blocks.0.attention.qkv.weight_scale"].fill_(torch.inf),
+                r"qkv\.weight_scale holds NaN or infinity",
             ),
         ],
     )
@@ -330,8 +330,8 @@ class TestLoadingDamagedFiles:
 
     def test_a_later_format(self, saved):
         config = json.loads((saved / "config.json").read_text())
-        (saved / "config.json").write_text(json.dumps(config | {"format_version": 2, "new_field": 1}))
-        with pytest.raises(IncompatibleCheckpointError, match="format 2.*pip install -U quee-hf"):
+        (saved / "config.json").write_text(json.dumps(config | {"format_version": 3, "new_field": 1}))
+        with pytest.raises(IncompatibleCheckpointError, match="format 3.*pip install -U quee-hf"):
             QuEEForImageClassification.from_pretrained(saved)
 
     def test_a_file_is_no_model(self, saved):

@@ -24,7 +24,18 @@ FULL = {
     "path_seed": 7,
     "monotone_levels": False,
     "first_level": "any",
-    "quantization": {"method": "mse", "num_images": 128},
+    "quantization": {
+        "method": "repq",
+        "num_images": 128,
+        "weight_sharing": "nested",
+        "weights": "asymmetric",
+        "activations": "dynamic",
+        "softmax": "twin",
+        "gelu": "log",
+        "per_head": True,
+        "kept": {"3.fc2": 8, "*.scores": "fp32"},
+        "options": {"ridge": 0.01, "log": False, "smoothing": {"1.qkv": 0.5}},
+    },
     "cost_model": "latency",
     "cost_table": [[4.0, 3.0, 2.0, 1.0]] * 3,
     "operating_points": [{"cost_lambda": 0.1, "cost": 0.5, "accuracy": 0.9, "num_images": 10}],
@@ -95,8 +106,9 @@ def test_an_unknown_field_is_refused_and_the_known_ones_are_listed(name):
 
 INVALID = [
     # validate_format
-    ({"format_version": FORMAT_VERSION + 1}, "`format_version` must be 1 to 1, got 2|saved in format 2"),
-    ({"format_version": 0}, "`format_version` must be 1 to 1, got 0"),
+    ({"format_version": FORMAT_VERSION + 1}, "`format_version` must be 2 to 2, got 3|saved in format 3"),
+    ({"format_version": FORMAT_VERSION - 1}, "`format_version` must be 2 to 2, got 1|saved in format 1"),
+    ({"format_version": 0}, "`format_version` must be 2 to 2, got 0|saved in format 0"),
     # validate_exit_blocks
     ({"exit_blocks": []}, r"`exit_blocks` must ascend and count from 1, got \[\]"),
     ({"exit_blocks": [8, 4, 12]}, r"must ascend and count from 1, got \[8, 4, 12\]"),
@@ -123,6 +135,15 @@ INVALID = [
     ({"gate_hidden_size": -1}, "`gate_hidden_size` must be at least 1, got -1"),
     ({"path_embedding_size": 0}, "`path_embedding_size` must be at least 1, got 0"),
     ({"max_paths": 2}, "`max_paths` must be at least the number of exits, 3, got 2"),
+    # validate_records
+    ({"quantization": {}}, "`quantization` must name its 'method'"),
+    ({"quantization": {"num_images": 4}}, "`quantization` must name its 'method'"),
+    ({"quantization": {"method": 3}}, "`quantization` must name its 'method', got 3"),
+    ({"quantization": {"method": "mse", "colour": 1}}, r"`quantization` has no field \['colour'\]"),
+    ({"quantization": {"method": "mse", "softmax": "cubic"}}, "`softmax` must be one of .*got 'cubic'"),
+    ({"quantization": {"method": "mse", "kept": {"13.fc2": 8}}}, "There are 12 blocks, .* names '13.fc2'"),
+    ({"quantization": {"method": "mse", "kept": {"1.fc3": 8}}}, "named '<block>.<product>'.*got '1.fc3'"),
+    ({"quantization": {"method": "mse", "kept": {"1.fc2": 9}}}, "bit-width 2 to 8, 'bf16' or 'fp32', got 9"),
     # validate_costs
     ({"cost_lambda": -0.1}, "`cost_lambda` must be at least 0, got -0.1"),
     ({"cost_lambda": math.nan}, "`cost_lambda` must be at least 0, got nan"),
@@ -178,6 +199,12 @@ class TestForeignFiles:
         saved = QuEEConfig().to_dict() | {"format_version": FORMAT_VERSION + 1, "field_of_the_future": 1}
         (tmp_path / "config.json").write_text(json.dumps(saved))
         with pytest.raises(IncompatibleCheckpointError, match="pip install -U quee-hf"):
+            QuEEConfig.from_pretrained(tmp_path)
+
+    def test_an_earlier_version_says_build_anew(self, tmp_path):
+        saved = QuEEConfig().to_dict() | {"format_version": 1}
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        with pytest.raises(IncompatibleCheckpointError, match="saved in format 1; .*Build it anew"):
             QuEEConfig.from_pretrained(tmp_path)
 
     def test_another_models_config_is_refused_by_its_type(self, tmp_path):

@@ -213,8 +213,13 @@ class TestAfterLoading:
 
 class TestHalfPrecision:
     def exact(self, model):
-        """Integer tensors and scales, which no cast may touch."""
-        return {name: tensor for name, tensor in model.state_dict().items() if "_8" in name or "_4" in name}
+        """Integer tensors, scales and offsets, which no cast may touch."""
+        kinds = ("codes_", "scale", "zero_point", "offset")
+        return {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if "blocks" in name and name.rpartition(".")[2].startswith(("weight_", *kinds))
+        }
 
     def assert_half(self, model, original):
         expected = self.exact(original)
@@ -269,9 +274,9 @@ class TestOtherModels:
 
 
 class TestFileFormat:
-    """A change here means that files of format 1 no longer load: raise `FORMAT_VERSION` and convert them."""
+    """A change here means that files of format 2 no longer load: raise `FORMAT_VERSION` and convert them."""
 
-    def test_keys_shapes_and_kinds_are_those_of_format_1(self, tmp_path):
+    def test_keys_shapes_and_kinds_are_those_of_format_2(self, tmp_path):
         golden = json.loads(GOLDEN.read_text())
         model = routable(VARIANTS["dinov2-swiglu"], **golden["fields"])
         model.save_pretrained(tmp_path)

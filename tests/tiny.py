@@ -1,6 +1,6 @@
 """Tiny random classifiers, and QuEE models made of them: 2 to 4 blocks, 32 wide, images of 28 to 32 pixels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,13 +27,8 @@ from transformers import (
 )
 
 from quee_hf import QuEEForImageClassification, quantize
-from quee_hf.backbones.trunk import Trunk
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.gates.features import GATE_FEATURES
-from quee_hf.ptq import PTQ_METHODS
-from quee_hf.ptq.calibration import observe_activations
-from quee_hf.quantization.affine import quantize_weight
-from quee_hf.quantization.linear import MultiLevelLinear
 
 NUM_LABELS = 5
 PROJECTION_SIZE = 16
@@ -72,12 +67,12 @@ def _vision(**overrides: Any) -> CLIPVisionConfig:
     return CLIPVisionConfig(**fields)
 
 
-def _clip() -> CLIPModel:
+def _clip(**overrides: Any) -> CLIPModel:
     text = CLIPTextConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
     )
     # The tower's own `projection_dim` is misleading on purpose: the full model uses its own.
-    vision = _vision(projection_dim=2 * PROJECTION_SIZE)
+    vision = _vision(projection_dim=2 * PROJECTION_SIZE, **overrides)
     model = CLIPModel(
         CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION_SIZE)
     )
@@ -90,20 +85,20 @@ class Variant:
 
     Args:
         model_type: The entry of `BACKBONES` that it exercises.
-        make: Builds the HF model; its weights are randomised afterwards.
+        make: Builds the HF model, given fields of its config to change; its weights are randomised afterwards.
         image_size: In pixels.
     """
 
     model_type: str
-    make: Callable[[], PreTrainedModel]
+    make: Callable[..., PreTrainedModel]
     image_size: int
 
     @property
     def is_clip(self) -> bool:
         return self.model_type == "clip_vision_model"
 
-    def build(self) -> PreTrainedModel:
-        model = self.make().eval()
+    def build(self, num_blocks: int = NUM_BLOCKS) -> PreTrainedModel:
+        model = self.make(num_hidden_layers=num_blocks).eval()
         randomize(model)
         if isinstance(model, CLIPModel):
             with torch.no_grad():
@@ -111,8 +106,10 @@ class Variant:
         return model
 
 
-def _classifier(model_class: Any, config_class: Any, fields: dict[str, Any]) -> PreTrainedModel:
-    return model_class(config_class(**fields, num_labels=NUM_LABELS))
+def _classifier(
+    model_class: Any, config_class: Any, fields: dict[str, Any], **overrides: Any
+) -> PreTrainedModel:
+    return model_class(config_class(**{**fields, "num_labels": NUM_LABELS, **overrides}))
 
 
 _DINOV2_CLASSES = (Dinov2ForImageClassification, Dinov2Config)
@@ -138,7 +135,9 @@ VARIANTS = {
         partial(_classifier, Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig, _DINOV2),
         28,
     ),
-    "clip-vision": Variant("clip_vision_model", lambda: CLIPVisionModelWithProjection(_vision()), 30),
+    "clip-vision": Variant(
+        "clip_vision_model", lambda **fields: CLIPVisionModelWithProjection(_vision(**fields)), 30
+    ),
     "clip": Variant("clip_vision_model", _clip, 30),
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
@@ -150,8 +149,11 @@ def class_embeddings(count: int = NUM_LABELS) -> Tensor:
 
 
 def wrap(backbone: PreTrainedModel, **fields: Any) -> QuEEForImageClassification:
-    """Make a QuEE model with three exits, after blocks 1, 2 and 4; its new heads and gates are random, but always the same."""
-    fields = {"exit_blocks": [1, 2, NUM_BLOCKS], "levels": ["fp32"], **fields}
+    """Make a QuEE model with exits after blocks 1, 2 and 4, as far as they exist; its new heads and gates are random,
+    but always the same."""
+    num_blocks = (getattr(backbone.config, "vision_config", None) or backbone.config).num_hidden_layers
+    exits = [block for block in (1, 2, NUM_BLOCKS) if block <= num_blocks]
+    fields = {"exit_blocks": exits, "levels": ["fp32"], **fields}
     if "CLIP" in type(backbone).__name__:
         fields = {"class_embeddings": class_embeddings(), "logit_scale": LOGIT_SCALE, **fields}
     model = QuEEForImageClassification.from_backbone(backbone, **fields)
@@ -173,25 +175,10 @@ def stock_logits(backbone: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     return scale * functional.normalize(features, dim=-1) @ classes.T
 
 
-def quantize_full_range(trunk: Trunk, batches: Iterable[Tensor], levels: Sequence[int]) -> None:
-    """A PTQ method without any search, so that tests of other things need not wait for one."""
-    points, modules = observe_activations(trunk, batches), dict(trunk.named_modules())
-    for bits in levels:
-        for name, seen in points.items():
-            modules[name].set_range(bits, seen.values[0], seen.values[-1])
-        for module in modules.values():
-            if isinstance(module, MultiLevelLinear):
-                weight = module.float_weight.detach()
-                scale = weight.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
-                module.store(bits, quantize_weight(weight, scale, bits))
-
-
 def quantize_fast(model: QuEEForImageClassification, pixel_values: Tensor | None = None) -> None:
     """Quantize a tiny model at the full range of a few images."""
     pixel_values = images(4, model.config.image_size) if pixel_values is None else pixel_values
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PTQ_METHODS, "full_range", quantize_full_range)
-        quantize(model, pixel_values, method="full_range")
+    quantize(model, pixel_values, method="min_max")
 
 
 @torch.no_grad()

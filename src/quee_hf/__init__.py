@@ -20,7 +20,7 @@ from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.pipeline import register_pipeline
 from quee_hf.pretrained import QuEEPreTrainedModel
-from quee_hf.quantize import quantize
+from quee_hf.quantize import add_level, calibrate, load_calibration, quantize, save_calibration
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
 
 __all__ = [
@@ -38,8 +38,12 @@ __all__ = [
     "QuEEImageClassifierOutput",
     "QuEEPreTrainedModel",
     "UnsupportedBackboneError",
+    "add_level",
+    "calibrate",
+    "load_calibration",
     "quantize",
     "recommended_arguments",
+    "save_calibration",
 ]
 
 AutoConfig.register(QuEEConfig.model_type, QuEEConfig, exist_ok=True)

@@ -1,10 +1,12 @@
 """What a config implies before any weight exists: paths, head shapes, costs. Pure functions."""
 
+from statistics import fmean
 from typing import cast
 
 from quee_hf.backbones import get_family
 from quee_hf.configuration import QuEEConfig
 from quee_hf.exits.heads import HeadSpec
+from quee_hf.levels import Level, level_bits
 from quee_hf.paths import PathRules, PathTree
 from quee_hf.routing.costs import bitops_table, flops_table
 
@@ -37,8 +39,27 @@ def segment_costs(config: QuEEConfig) -> list[list[float]]:
     shape = get_family(config.backbone).shape(config.backbone)
     block_flops = 2 * shape.num_macs(num_tokens(config))
     segment_flops = [(stop - start) * block_flops for start, stop in config.segments]
-    table = {"bitops": bitops_table, "flops": flops_table}[config.cost_model]
-    return table(segment_flops, config.level_list)
+    if config.cost_model == "flops":
+        return flops_table(segment_flops, config.level_list)
+    return bitops_table(segment_flops, _segment_bits(config))
+
+
+def _segment_bits(config: QuEEConfig) -> list[list[float]]:
+    """Return the mean bits per operation of each segment at each level; exceptions count as what they are."""
+    if config.scheme is None:
+        return [[level_bits(level) for level in config.level_list]] * config.num_exits
+    scheme, macs = config.scheme, get_family(config.backbone).shape(config.backbone).product_macs
+    products = macs(num_tokens(config))
+    block_macs = sum(products.values())
+
+    def block_bits(block: int, level: Level) -> float:
+        bits = {name: level_bits(scheme.computed_at(level, block, name)) for name in products}
+        return sum(products[name] * bits[name] for name in products) / block_macs
+
+    return [
+        [fmean(block_bits(block + 1, level) for block in range(start, stop)) for level in config.level_list]
+        for start, stop in config.segments
+    ]
 
 
 def num_tokens(config: QuEEConfig) -> int:

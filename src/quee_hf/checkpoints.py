@@ -26,6 +26,7 @@ _DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 _FLOAT_NAMES = {"F32", "F16", "BF16"}
+_SMALL = 2**14  # elements
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -136,12 +137,17 @@ def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> 
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
+                fitting = []
                 for key in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
                     found.add(key)
                     if key not in expected:
                         problems["unexpected"].append(key)
-                    elif problem := _tensor_problem(tensors, key, expected[key]):
+                    elif problem := _header_problem(tensors, key, expected[key]):
                         problems["unusable"].append(f"{key} {problem}")
+                    else:
+                        fitting.append(key)
+                bad = _not_finite({key: tensors.get_tensor(key) for key in fitting})
+                problems["unusable"] += [f"{key} holds NaN or infinity" for key in bad]
         except (SafetensorError, OSError) as error:
             raise IncompatibleCheckpointError(f"{file} is damaged or incomplete: {error}") from error
     problems["missing"] = sorted(set(expected) - found)
@@ -150,7 +156,7 @@ def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> 
         raise IncompatibleCheckpointError("The weights do not fit the config. " + "; ".join(parts) + ".")
 
 
-def _tensor_problem(tensors: Any, key: str, expected: Tensor) -> str:
+def _header_problem(tensors: Any, key: str, expected: Tensor) -> str:
     piece = tensors.get_slice(key)
     shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
     if shape != tuple(expected.shape):
@@ -158,9 +164,18 @@ def _tensor_problem(tensors: Any, key: str, expected: Tensor) -> str:
     needed = _DTYPE_NAMES[expected.dtype]
     if dtype != needed and not {dtype, needed} <= _FLOAT_NAMES:
         return f"is {dtype}, needs {needed}"
-    if dtype in _FLOAT_NAMES and not bool(tensors.get_tensor(key).isfinite().all()):
-        return "holds NaN or infinity"
     return ""
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that hold NaN or infinity."""
+    floats = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
+    # A quantized model has hundreds of small tensors: together they take one look.
+    small = {key: tensor for key, tensor in floats.items() if tensor.numel() < _SMALL}
+    suspects = {key: tensor for key, tensor in floats.items() if key not in small}
+    if small and not torch.cat([tensor.flatten().float() for tensor in small.values()]).isfinite().all():
+        suspects |= small
+    return [key for key, tensor in suspects.items() if not tensor.isfinite().all()]
 
 
 def _few(names: list[str]) -> str:

@@ -9,8 +9,10 @@ from transformers.configuration_utils import SubConfigSpec
 
 from quee_hf.errors import IncompatibleCheckpointError
 from quee_hf.levels import Level, check_level, level_bits
+from quee_hf.schemes import QuantizationScheme, check_kept
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDEST_FORMAT_VERSION = 2  # 1, never released, had one tensor per level and range
 HEAD_TYPES = ("linear", "ssa")
 GATE_TYPES = ("error_predictor",)
 GATE_FEATURES = ("confidence", "probabilities")
@@ -56,8 +58,8 @@ class QuEEConfig(PreTrainedConfig):
         monotone_levels: Whether levels may only become less exact along a path (the paper's choice).
         first_level: "highest": the first segment always runs at the most exact level (the paper's choice);
             "any": gate 0 picks it from the paths' mean errors, as nothing is known of the image yet.
-        quantization: How the integer levels were made, e.g. `{"method": "mse", "num_images": 128}`; `None`
-            until the model is quantized.
+        quantization: How the integer levels were made, as `quee_hf.schemes.QuantizationScheme` describes it;
+            `None` until the model is quantized.
         cost_model: "bitops" (FLOPs x bits over blocks), "flops", or "latency" (from `cost_table`).
         cost_table: One row per segment, one column per level, in any one unit; used by "latency".
         operating_points: Measured `{"cost_lambda", "cost", "accuracy", "num_images"}`, ascending in lambda.
@@ -129,6 +131,11 @@ class QuEEConfig(PreTrainedConfig):
                 " `QuEEForImageClassification.from_backbone`."
             )
         version = config_dict.get("format_version", FORMAT_VERSION)
+        if isinstance(version, int) and version < OLDEST_FORMAT_VERSION:
+            raise IncompatibleCheckpointError(
+                f"The model was saved in format {version}; this quee_hf reads {OLDEST_FORMAT_VERSION} to"
+                f" {FORMAT_VERSION}. Build it anew."
+            )
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise IncompatibleCheckpointError(
                 f"The model was saved in format {version}; this quee_hf reads up to {FORMAT_VERSION}. Run"
@@ -161,14 +168,22 @@ class QuEEConfig(PreTrainedConfig):
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
     @property
+    def scheme(self) -> QuantizationScheme | None:
+        """How the model was quantized; `None` before it is."""
+        return None if self.quantization is None else QuantizationScheme.from_dict(self.quantization)
+
+    @property
     def level_list(self) -> list[Level]:
         """The levels as a list, whatever sequence the config was made or loaded with."""
         return list(self.levels)
 
     def validate_format(self) -> None:
         """The format is one that this version reads."""
-        if not 1 <= self.format_version <= FORMAT_VERSION:
-            raise ValueError(f"`format_version` must be 1 to {FORMAT_VERSION}, got {self.format_version}.")
+        if not OLDEST_FORMAT_VERSION <= self.format_version <= FORMAT_VERSION:
+            raise ValueError(
+                f"`format_version` must be {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION},"
+                f" got {self.format_version}."
+            )
 
     def validate_exit_blocks(self) -> None:
         """Exits ascend, exist, and end at the last block."""
@@ -222,8 +237,8 @@ class QuEEConfig(PreTrainedConfig):
         size = self.image_size
         if size is not None and not all(side >= 1 for side in ([size] if isinstance(size, int) else size)):
             raise ValueError(f"`image_size` must be at least 1, got {size}.")
-        if self.quantization is not None and not isinstance(self.quantization.get("method"), str):
-            raise ValueError(f"`quantization` must name its 'method', got {self.quantization}.")
+        if self.scheme is not None:
+            check_kept(self.scheme.kept, getattr(self.backbone_config, "num_hidden_layers", None))
         for point in self.operating_points or ():
             if not {"cost_lambda", "cost", "accuracy"} <= set(point):
                 raise ValueError(

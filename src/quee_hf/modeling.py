@@ -54,21 +54,25 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
 
     def __init__(self, config: QuEEConfig) -> None:
         super().__init__(config)
-        level_set = LevelSet(config.level_list, is_quantized=config.quantization is not None)
+        level_set = LevelSet(config.level_list, config.scheme)
         self.trunk = Trunk(config.backbone, level_set)
         spec = head_spec(config)
         heads = [HEADS[config.head_type](spec) for _ in range(config.num_exits - 1)]
         self.heads = nn.ModuleList([*heads, linear_head(spec)])
         if get_family(config.backbone).is_contrastive:
             self.register_buffer("class_embeddings", torch.zeros(config.num_classes, spec.num_outputs))
-        self._tree = path_tree(config)
-        first_gate = 0 if len(self._tree.children(-1)) > 1 else 1
-        self.gates = nn.ModuleDict(
-            {str(gate): self._make_gate(gate) for gate in range(first_gate, config.num_exits)}
-        )
-        self._router: tuple[object, Router] | None = None
+        self._make_gates()
         self.freeze_backbone()
         self.post_init()
+
+    def _make_gates(self) -> None:
+        """Lay out the paths and make new gates for them."""
+        self._tree = path_tree(self.config)
+        first_gate = 0 if len(self._tree.children(-1)) > 1 else 1
+        self.gates = nn.ModuleDict(
+            {str(gate): self._make_gate(gate) for gate in range(first_gate, self.config.num_exits)}
+        )
+        self._router: tuple[object, Router] | None = None
 
     def _make_gate(self, gate: int) -> ErrorPredictor:
         config = self.config
@@ -135,6 +139,23 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         self.requires_grad_(False)
         self.heads[:-1].requires_grad_(True)
         self.gates.requires_grad_(True)
+
+    def replace_trunk(self, trunk: Trunk, levels: Sequence[Level]) -> None:
+        """Take a trunk made for other levels; gates are new, untrained, and what was measured is forgotten.
+
+        Raises:
+            ValueError: If the config has a cost table: it has no column for new levels.
+        """
+        config = self.config
+        if config.cost_table is not None:
+            raise ValueError("`cost_table` is for other levels: set it to None, and `cost_model`, first.")
+        config.levels = list(levels)
+        config.trained_parts = [part for part in config.trained_parts if part != "gates"]
+        config.operating_points = config.certificates = config.cost_lambda = None
+        self.trunk = trunk
+        self._make_gates()
+        nn.Module.to(self.gates, self.device)
+        self.train(self.training)
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -12,7 +12,7 @@ from quee_hf.build.ingredients import load_ingredients
 from quee_hf.build.recipe import Recipe
 from quee_hf.build.source import complete_exits, open_source
 
-ALL = (1, 2, 3, 4, 5, 6)
+ALL = (1, 2, 3, 4, 5, 6, 7)
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,22 @@ def redone(before: Recipe, after: Recipe) -> tuple[int, ...]:
         ({"head": "ssa"}, ALL),
         ({"class_names": ("red", "green", "blue", "gray")}, ALL),
         ({"seed": 1}, ALL),
-        ({"head_epochs": 7}, (2, 3, 4, 5, 6)),
-        ({"levels": (8, 5)}, (3, 4, 5, 6)),
-        ({"calibration_images": 7}, (3, 4, 5, 6)),
-        ({"first_level": "any"}, (4, 5, 6)),
-        ({"max_paths": 7}, (4, 5, 6)),
-        ({"gate_targets": "cluster"}, (5, 6)),
-        ({"gate_features": "probabilities"}, (5, 6)),
-        ({"gate_epochs": 7}, (5, 6)),
-        ({"gate_fraction": 0.5}, (5, 6)),
-        ({"max_accuracy_drop": 0.5}, (6,)),
+        ({"head_epochs": 7}, (2, 3, 4, 5, 6, 7)),
+        ({"ptq": "mse"}, (3, 4, 5, 6, 7)),
+        ({"ptq_options": {"ridge": 0.01}}, (3, 4, 5, 6, 7)),
+        ({"smoothing": "search"}, (3, 4, 5, 6, 7)),
+        ({"calibration_images": 7}, (3, 4, 5, 6, 7)),
+        ({"levels": ("fp32",)}, (3, 4, 5, 6, 7)),
+        ({"levels": (8, 5)}, (4, 5, 6, 7)),
+        ({"weight_sharing": "nested"}, (4, 5, 6, 7)),
+        ({"keep": {"2.fc2": 8}}, (4, 5, 6, 7)),
+        ({"first_level": "any"}, (5, 6, 7)),
+        ({"max_paths": 7}, (5, 6, 7)),
+        ({"gate_targets": "cluster"}, (6, 7)),
+        ({"gate_features": "probabilities"}, (6, 7)),
+        ({"gate_epochs": 7}, (6, 7)),
+        ({"gate_fraction": 0.5}, (6, 7)),
+        ({"max_accuracy_drop": 0.5}, (7,)),
         ({"batch_size": 7}, ()),
         ({"device": "auto"}, ()),
         ({"skip_bad": True}, ()),
@@ -66,10 +72,10 @@ def test_changed_option(recipe, changes, stages):
 
 def test_cluster_count(recipe):
     clusters = replace(recipe, gate_targets="cluster", num_clusters=3)
-    assert redone(clusters, replace(clusters, num_clusters=4)) == (5, 6)
+    assert redone(clusters, replace(clusters, num_clusters=4)) == (6, 7)
 
 
-@pytest.mark.parametrize(("data", "stages"), [("train", (2, 3, 4, 5, 6)), ("validation", (4, 5, 6))])
+@pytest.mark.parametrize(("data", "stages"), [("train", (2, 3, 4, 5, 6, 7)), ("validation", (5, 6, 7))])
 def test_changed_images(recipe, tmp_path, data, stages):
     folder = shutil.copytree(getattr(recipe, data), tmp_path / "data")
     assert redone(recipe, replace(recipe, **{data: str(folder)})) == (), "the same images elsewhere"

@@ -45,7 +45,7 @@ class TestResult:
         assert 0 < result["routing"]["cost"] <= 1
 
     def test_every_stage_with_weights_is_a_model(self, built):
-        for name in ("1-convert", "2-heads", "3-quantize", "5-gates"):
+        for name in ("1-convert", "2-heads", "4-quantize", "6-gates"):
             model = QuEEForImageClassification.from_pretrained(built / "stages" / name)
             assert list(model.config.exit_blocks) == [1, 2, 3]
         assert model.config.trained_parts == ["gates", "heads"]
@@ -105,14 +105,15 @@ KILLS = [
     (0, "open", ".1-convert.building-", "config.json"),
     (1, "open", ".2-heads.building-", "checkpoint-", "trainer_state.json"),
     (1, "os.rename", ".2-heads.building-", "building-"),
-    (2, "open", ".3-quantize.building-", "config.json"),
-    (3, "open", ".4-path-outputs.building-", "done.json"),
-    (4, "open", ".5-gates.building-", "checkpoint-", "trainer_state.json"),
-    (4, "open", ".5-gates.building-", "done.json"),
-    (5, "open", ".6-operating-points.building-", "report.json"),
-    (5, "os.rename", ".6-operating-points.building-"),
-    (6, "shutil.copyfile", "6-operating-points", "model.safetensors"),
-    (6, "os.rename", ".report.json.building-"),
+    (2, "os.rename", ".3-calibrate.building-", "calibration.safetensors.partial"),
+    (3, "open", ".4-quantize.building-", "config.json"),
+    (4, "open", ".5-path-outputs.building-", "done.json"),
+    (5, "open", ".6-gates.building-", "checkpoint-", "trainer_state.json"),
+    (5, "open", ".6-gates.building-", "done.json"),
+    (6, "open", ".7-operating-points.building-", "report.json"),
+    (6, "os.rename", ".7-operating-points.building-"),
+    (7, "shutil.copyfile", "7-operating-points", "model.safetensors"),
+    (7, "os.rename", ".report.json.building-"),
 ]
 
 
@@ -134,9 +135,9 @@ def test_killed_while_a_new_recipe_replaces_an_old_one(root, built, copied, tmp_
     arguments = build_arguments(root, copied, max_accuracy_drop=0.3)
     before = files(copied)
     for deadly in (
-        ("open", ".6-operating-points.building-", "report.json"),
-        ("os.rename", "stages/6-operating-points"),
-        ("os.rename", ".6-operating-points.building-"),
+        ("open", ".7-operating-points.building-", "report.json"),
+        ("os.rename", "stages/7-operating-points"),
+        ("os.rename", ".7-operating-points.building-"),
         ("os.rename", "copied/model"),
         ("os.rename", ".model.building-"),
     ):
@@ -156,7 +157,7 @@ def test_same_recipe_again_reuses_everything(root, built, quee):
     result = quee(*build_arguments(root, built))
     assert result.exit_code == 0, result.output
     assert all(f"{name}: reused" in result.stderr for name in STAGE_NAMES)
-    assert "6 reused, 0 built" in result.stdout
+    assert "7 reused, 0 built" in result.stdout
     assert f"quee predict {built}/model" in result.stdout
     assert files(built) == before
 
@@ -165,16 +166,16 @@ def test_changed_gates_redo_gates_and_say_why(root, built, copied, quee):
     result = quee(*build_arguments(root, copied, gate_epochs=5), "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert [stage["is_reused"] for stage in printed["stages"]] == [True] * 4 + [False] * 2
-    assert "5-gates: Train the gates (gate_epochs changed from 4 to 5)" in result.stderr
-    assert "6-operating-points: Measure operating points (the stage before it changed)" in result.stderr
+    assert [stage["is_reused"] for stage in printed["stages"]] == [True] * 5 + [False] * 2
+    assert "6-gates: Train the gates (gate_epochs changed from 4 to 5)" in result.stderr
+    assert "7-operating-points: Measure operating points (the stage before it changed)" in result.stderr
     old, new = files(built), files(copied)
     assert (
-        old["stages/4-path-outputs/path_outputs.safetensors"]
-        == new["stages/4-path-outputs/path_outputs.safetensors"]
+        old["stages/5-path-outputs/path_outputs.safetensors"]
+        == new["stages/5-path-outputs/path_outputs.safetensors"]
     )
     assert old["model/model.safetensors"] != new["model/model.safetensors"]
-    assert new["model/model.safetensors"] == new["stages/6-operating-points/model.safetensors"]
+    assert new["model/model.safetensors"] == new["stages/7-operating-points/model.safetensors"]
     assert printed["report"] == json.loads((copied / "report.json").read_text())
 
 
@@ -184,27 +185,27 @@ def test_cluster_targets_and_any_first_level(root, copied, quee):
     result = quee(*build_arguments(root, copied, **options), "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert [stage["is_reused"] for stage in printed["stages"]] == [True] * 3 + [False] * 3
+    assert [stage["is_reused"] for stage in printed["stages"]] == [True] * 4 + [False] * 3
     report = printed["report"]
     assert [gate["exit_block"] for gate in report["gates"]] == [0, 1, 2]
     assert "error clusters" in {role["role"] for role in report["roles"]}
 
 
 def test_damaged_stage_is_made_again(root, built, copied, quee):
-    damaged = copied / "stages" / "6-operating-points" / "model.safetensors"
+    damaged = copied / "stages" / "7-operating-points" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     result = quee(*build_arguments(root, copied))
-    assert "6-operating-points: Measure operating points (its files are damaged)" in result.stderr
-    assert "5-gates: reused" in result.stderr
+    assert "7-operating-points: Measure operating points (its files are damaged)" in result.stderr
+    assert "6-gates: reused" in result.stderr
     assert files(copied) == files(built)
 
 
 def test_stage_of_another_version_is_made_again(root, built, copied, quee):
-    file = copied / "stages" / "6-operating-points" / "done.json"
+    file = copied / "stages" / "7-operating-points" / "done.json"
     done = json.loads(file.read_text())
     file.write_text(json.dumps({**done, "versions": {**done["versions"], "quee_hf": "0.0.1"}}))
     result = quee(*build_arguments(root, copied))
-    assert "6-operating-points: Measure operating points (version 0.0.1 of quee_hf made it)" in result.stderr
+    assert "7-operating-points: Measure operating points (version 0.0.1 of quee_hf made it)" in result.stderr
     assert files(copied) == files(built)
 
 
@@ -220,7 +221,7 @@ def test_bad_image_is_left_out_on_request(root, copied, tmp_path, quee):
     (data / "red" / "bad.png").write_bytes(b"no image")
     result = quee(*build_arguments(root, copied, validation=data, skip_bad=True))
     assert f"Left out: Cannot read image {data / 'red' / 'bad.png'}" in result.stderr
-    assert "6 reused, 0 built" in result.stdout  # the images that are left are those of before
+    assert "7 reused, 0 built" in result.stdout  # the images that are left are those of before
 
 
 def test_contrastive_model_with_other_class_names(root, tmp_path, quee):

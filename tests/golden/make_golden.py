@@ -3,7 +3,7 @@
 Do so only when files of the format before need not load any more, or a converter makes up for it.
 
 `file_format.json`: names, kinds and shapes of the tensors of a small model, and the fields of its config. Right
-because files of format 1 look so: a reader that expects anything else cannot read them.
+because files of format 2 look so: a reader that expects anything else cannot read them.
 
 `paths.json`: which paths are sampled, by seed. Right because a file does not store its paths, only the seed: another
 choice would give every gate's outputs another meaning.

@@ -5,10 +5,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.reference.quantization import activation_code, weight_code
+from tests.reference import quantization as reference
+from tests.reference.ptq import row_codes
+from tests.reference.quantization import (
+    activation_code,
+    fitted_line,
+    weight_code,
+)
+from tests.reference.quantization import (
+    leading_bits as leading_bits_of_one,
+)
 from tests.tiny import generator
 
-from quee_hf.quantization.affine import activation_codes, dequantize_weight, quantize_weight, range_to_scale
+from quee_hf.quantization.affine import (
+    activation_codes,
+    dequantize_weight,
+    fit_codes,
+    leading_bits,
+    quantize_weight,
+    range_to_scale,
+)
 
 BITS = range(2, 9)
 every_width = pytest.mark.parametrize("bits", BITS)
@@ -69,6 +85,100 @@ def test_half_precision_weights_are_quantized_in_float32():
     )
 
 
+@every_width
+class TestAsymmetricWeight:
+    def quantize(self, weight, bits):
+        low, high = weight.amin(dim=1), weight.amax(dim=1)
+        scale = (high - low) / (2**bits - 1)
+        return quantize_weight(weight, scale, bits, low + scale * 2 ** (bits - 1))
+
+    def test_equals_a_loop_exactly(self, weight, bits):
+        quantized = self.quantize(weight + 0.7, bits)
+        for row in range(len(weight)):
+            scale, offset = quantized.scale[row].item(), quantized.offset[row].item()
+            expected = row_codes((weight + 0.7)[row].numpy(), scale, offset, bits)
+            assert np.array_equal(quantized.codes[row], expected)
+            restored = expected * np.float32(scale) + np.float32(offset)
+            assert np.array_equal(dequantize_weight(quantized)[row], restored)
+
+    def test_error_is_at_most_half_a_step(self, weight, bits):
+        quantized = self.quantize(weight + 0.7, bits)
+        error = (dequantize_weight(quantized) - weight - 0.7).abs()
+        # Half a step is reached; 1e-6 is the rounding of float32 quotients and products of order 1.
+        assert (error <= quantized.scale[:, None] / 2 + 1e-6).all()
+
+    def test_all_codes_are_used_whatever_the_mean(self, weight, bits):
+        codes = self.quantize(weight + 100, bits).codes
+        assert (codes.amin(dim=1) == -(2 ** (bits - 1))).all()
+        assert (codes.amax(dim=1) == 2 ** (bits - 1) - 1).all()
+
+    def test_an_offset_of_zeros_is_none(self, weight, bits):
+        scale = torch.full((6,), 0.1)
+        with_zeros = quantize_weight(weight, scale, bits, torch.zeros(6))
+        assert torch.equal(with_zeros.codes, quantize_weight(weight, scale, bits).codes)
+        assert torch.equal(
+            dequantize_weight(with_zeros), dequantize_weight(quantize_weight(weight, scale, bits))
+        )
+
+
+class TestNested:
+    @pytest.mark.parametrize(
+        ("bits", "kept_bits"), [(bits, kept) for bits in (8, 5) for kept in range(2, bits + 1)]
+    )
+    def test_leading_bits_of_every_code(self, bits, kept_bits):
+        codes = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), dtype=torch.int8)
+        found = leading_bits(codes, bits, kept_bits)
+        assert found.dtype == torch.int8
+        assert found.tolist() == [leading_bits_of_one(code, bits, kept_bits) for code in codes.tolist()]
+
+    def test_taking_bits_twice_is_taking_them_once(self):
+        codes = torch.arange(-128, 128).to(torch.int8)
+        assert torch.equal(leading_bits(leading_bits(codes, 8, 6), 6, 3), leading_bits(codes, 8, 3))
+
+    @every_width
+    def test_the_fit_equals_numpys_least_squares(self, weight, bits):
+        weight = weight + 0.3
+        codes = leading_bits(quantize_weight(weight, weight.abs().amax(dim=1) / 127, 8).codes, 8, bits)
+        fitted = fit_codes(weight, codes)
+        assert torch.equal(fitted.codes, codes)
+        for row in range(len(weight)):
+            scale, offset = fitted_line(codes[row].numpy(), weight[row].numpy())
+            # Both are solved in float64 and stored in float32.
+            assert fitted.scale[row].item() == pytest.approx(scale, rel=2**-23)
+            assert fitted.offset[row].item() == pytest.approx(offset, rel=2**-22, abs=1e-9)
+
+    @every_width
+    def test_no_other_line_is_nearer(self, weight, bits):
+        codes = leading_bits(quantize_weight(weight, weight.abs().amax(dim=1) / 127, 8).codes, 8, bits)
+        fitted = fit_codes(weight, codes)
+        least = (dequantize_weight(fitted) - weight).square().sum(dim=1)
+        for change in ({"scale": 1.01}, {"scale": 0.99}, {"offset": 1.02}, {"offset": 0.98}):
+            values = {name: getattr(fitted, name) * factor for name, factor in change.items()}
+            other = (dequantize_weight(fitted._replace(**values)) - weight).square().sum(dim=1)
+            assert (least <= other * (1 + 1e-5)).all()  # 1e-5: sums of squares in float32
+
+    def test_the_fit_mends_what_truncation_breaks(self, weight):
+        """Truncated codes stand for numbers half a step too low, which a scale alone cannot mend."""
+        scale = weight.abs().amax(dim=1) / 127
+        codes = leading_bits(quantize_weight(weight, scale, 8).codes, 8, 4)
+        fitted = dequantize_weight(fit_codes(weight, codes))
+        bare = codes.float() * 16 * scale[:, None]
+        assert (fitted - weight).square().mean() < 0.4 * (bare - weight).square().mean()
+
+    @pytest.mark.parametrize(
+        ("weights", "codes"),
+        [
+            ([[2.0, 2.0, 2.0]], [[1, 1, 1]]),  # no slope
+            ([[0.0, 0.0, 0.0]], [[0, 0, 0]]),
+            ([[1e-30, -1e-30, 0.0]], [[-1, -1, -1]]),
+        ],
+    )
+    def test_rows_of_one_code_are_their_mean(self, weights, codes):
+        fitted = fit_codes(torch.tensor(weights), torch.tensor(codes, dtype=torch.int8))
+        assert (fitted.scale > 0).all()
+        torch.testing.assert_close(dequantize_weight(fitted), torch.tensor(weights), rtol=1e-6, atol=1e-6)
+
+
 finite = st.floats(-1e4, 1e4, width=32)
 
 
@@ -101,6 +211,15 @@ class TestRangeToScale:
 
 
 class TestActivationCodes:
+    @every_width
+    @given(low=finite, high=finite, seed=st.integers(0, 99))
+    def test_equals_the_reference_exactly(self, bits, low, high, seed):
+        x = max(abs(low), abs(high)) * torch.randn(40, generator=generator(seed))
+        scale, zero_point = range_to_scale(torch.tensor(low), torch.tensor(high), bits)
+        assert (scale.item(), zero_point.item()) == reference.range_to_scale(low, high, bits)
+        expected = reference.uniform_codes(x.numpy(), scale.item(), zero_point.item(), bits)
+        assert np.array_equal(activation_codes(x, scale, zero_point, bits), expected)
+
     @given(
         values=st.lists(finite, min_size=1, max_size=30),
         exponent=st.integers(-6, 6),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,10 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from quee_hf.levels import Level
+from quee_hf.quantization.layout import ProductLayout
 from quee_hf.quantization.linear import MultiLevelLinear
 from quee_hf.quantization.matmul import MultiLevelMatmul
+from quee_hf.schemes import QuantizationScheme
 
 
 @dataclass(frozen=True)
@@ -37,42 +40,44 @@ class BlockShape:
     has_layer_scale: bool = False
     is_mlp_gated: bool = False
 
+    def product_macs(self, num_tokens: int) -> dict[str, int]:
+        """Multiply-accumulate operations of each product of one block on one image, by its name."""
+        mlp_in = self.mlp_size * (2 if self.is_mlp_gated else 1)
+        attention = num_tokens * num_tokens * self.hidden_size
+        outputs = {"qkv": 3 * self.hidden_size, "output": self.hidden_size, "fc1": mlp_in}
+        linears = {name: num_tokens * self.hidden_size * size for name, size in outputs.items()}
+        fc2 = num_tokens * self.mlp_size * self.hidden_size
+        return {**linears, "fc2": fc2, "scores": attention, "mix": attention}
+
     def num_macs(self, num_tokens: int) -> int:
         """Multiply-accumulate operations of one block on one image, matrix products only."""
-        mlp_in = self.mlp_size * (2 if self.is_mlp_gated else 1)
-        linears = self.hidden_size * (4 * self.hidden_size + mlp_in + self.mlp_size)
-        return num_tokens * linears + 2 * num_tokens * num_tokens * self.hidden_size
+        return sum(self.product_macs(num_tokens).values())
 
 
 @dataclass(frozen=True)
 class LevelSet:
-    """The levels a model's layers are built for, and whether their integer codes exist yet."""
+    """The levels a model's layers are built for, and how it was quantized, if it was."""
 
     levels: Sequence[Level]
-    is_quantized: bool
+    scheme: QuantizationScheme | None = None
 
-    def linear(self, in_features: int, out_features: int, *, has_bias: bool = True) -> MultiLevelLinear:
-        """Build a linear layer for these levels."""
-        return MultiLevelLinear(
-            in_features, out_features, has_bias=has_bias, levels=self.levels, is_quantized=self.is_quantized
-        )
-
-    def matmul(self) -> MultiLevelMatmul:
-        """Build a product of activations for these levels."""
-        return MultiLevelMatmul(self.levels, is_quantized=self.is_quantized)
+    def layout(self, block: int, product: str) -> ProductLayout:
+        """Return how a product is computed at these levels; blocks are counted from 1."""
+        return ProductLayout(self.levels, self.scheme, block, product)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention; queries, keys and values come from one linear layer."""
 
-    def __init__(self, shape: BlockShape, level_set: LevelSet) -> None:
+    def __init__(self, shape: BlockShape, level_set: LevelSet, number: int) -> None:
         super().__init__()
         self.num_heads = shape.num_heads
         self.head_size = shape.hidden_size // shape.num_heads
-        self.qkv = level_set.linear(shape.hidden_size, 3 * shape.hidden_size, has_bias=shape.has_qkv_bias)
-        self.scores = level_set.matmul()
-        self.mix = level_set.matmul()
-        self.output = level_set.linear(shape.hidden_size, shape.hidden_size)
+        width, layout = shape.hidden_size, partial(level_set.layout, number)
+        self.qkv = MultiLevelLinear(width, 3 * width, has_bias=shape.has_qkv_bias, layout=layout("qkv"))
+        self.scores = MultiLevelMatmul(layout("scores"), shape.num_heads)
+        self.mix = MultiLevelMatmul(layout("mix"), shape.num_heads, layout("mix").softmax_kind)
+        self.output = MultiLevelLinear(width, width, has_bias=True, layout=layout("output"))
         # Calibration sets this, so that both matrix products run as modules that it can observe.
         self.is_observed = False
 
@@ -93,12 +98,16 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with an activation, or with a gated activation (SwiGLU), between them."""
 
-    def __init__(self, shape: BlockShape, level_set: LevelSet) -> None:
+    def __init__(self, shape: BlockShape, level_set: LevelSet, number: int) -> None:
         super().__init__()
         self.is_gated = shape.is_mlp_gated
-        self.fc1 = level_set.linear(shape.hidden_size, shape.mlp_size * (2 if self.is_gated else 1))
+        width, layout = shape.hidden_size, partial(level_set.layout, number)
+        inner = shape.mlp_size * (2 if self.is_gated else 1)
+        self.fc1 = MultiLevelLinear(width, inner, has_bias=True, layout=layout("fc1"))
         self.activation = ACT2FN[shape.activation]
-        self.fc2 = level_set.linear(shape.mlp_size, shape.hidden_size)
+        fc2 = layout("fc2")
+        kind = fc2.input_kind if self.is_gated else fc2.gelu_kind
+        self.fc2 = MultiLevelLinear(shape.mlp_size, width, has_bias=True, layout=fc2, input_kind=kind)
 
     def forward(self, hidden: Tensor, level: Level) -> Tensor:
         """Map `(batch, tokens, hidden)` to the same shape."""
@@ -116,17 +125,35 @@ class Block(nn.Module):
     """Attention and MLP, each normalised before and added after.
 
     Norms and the residual stream stay float32 at every level; "bf16" concerns the products.
+
+    Args:
+        shape: Its sizes.
+        level_set: Levels it is built for.
+        number: Of the block, counted from 1.
     """
 
-    def __init__(self, shape: BlockShape, level_set: LevelSet) -> None:
+    def __init__(self, shape: BlockShape, level_set: LevelSet, number: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
-        self.attention = Attention(shape, level_set)
+        self.attention = Attention(shape, level_set, number)
         self.norm2 = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
-        self.mlp = Mlp(shape, level_set)
+        self.mlp = Mlp(shape, level_set, number)
         size = shape.hidden_size if shape.has_layer_scale else None
         self.scale1 = None if size is None else nn.Parameter(torch.ones(size))
         self.scale2 = None if size is None else nn.Parameter(torch.ones(size))
+
+    @property
+    def products(self) -> dict[str, MultiLevelLinear | MultiLevelMatmul]:
+        """The modules that multiply, by their names, in the order in which they run."""
+        attention, mlp = self.attention, self.mlp
+        return {
+            "qkv": attention.qkv,
+            "scores": attention.scores,
+            "mix": attention.mix,
+            "output": attention.output,
+            "fc1": mlp.fc1,
+            "fc2": mlp.fc2,
+        }
 
     def forward(self, hidden: Tensor, level: Level) -> Tensor:
         """Map `(batch, tokens, hidden)` to the same shape, run at `level`."""

@@ -30,7 +30,9 @@ class Trunk(nn.Module):
         self.embeddings = family.make_embeddings(config)
         eps = shape.layer_norm_eps
         self.pre_norm = nn.LayerNorm(shape.hidden_size, eps=eps) if family.has_pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(shape, level_set) for _ in range(config.num_hidden_layers))
+        self.blocks = nn.ModuleList(
+            Block(shape, level_set, number) for number in range(1, config.num_hidden_layers + 1)
+        )
         self.norm = nn.LayerNorm(shape.hidden_size, eps=eps)
         self.num_prefix_tokens = family.num_prefix_tokens(config)
         self.requires_grad_(False).eval()
@@ -58,6 +60,25 @@ class Trunk(nn.Module):
         self.norm.load_state_dict(source.norm.state_dict())
         for block, source_block in zip(self.blocks, source.blocks, strict=True):
             _copy_block(cast(Block, block), source_block)
+
+    @torch.no_grad()
+    def copy_float_parts(self, source: "Trunk") -> None:
+        """Take over everything from a float trunk but codes and ranges.
+
+        Args:
+            source: Of the same config, with all float weights.
+        """
+        exact = source.state_dict()
+        kept = {name: exact[name] for name in self.state_dict() if name in exact}
+        self.load_state_dict(kept, strict=False)
+
+    @torch.no_grad()
+    def copy_levels(self, source: "Trunk") -> None:
+        """Take over, at the levels that both have, codes and ranges of a trunk quantized in the same way."""
+        for block, other in zip(self.blocks, source.blocks, strict=True):
+            others = cast(Block, other).products
+            for name, product in cast(Block, block).products.items():
+                product.copy_levels(others[name])
 
 
 def _copy_block(block: Block, source: SourceBlock) -> None:

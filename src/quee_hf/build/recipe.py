@@ -1,11 +1,13 @@
 """`Recipe`: everything that decides what a build makes."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from quee_hf.levels import Level
+from quee_hf.levels import Level, is_integer_level
+from quee_hf.ptq.smoothquant import Smoothing
+from quee_hf.schemes import WEIGHT_SHARING, check_kept
 
 GATE_TARGETS = ("outcome", "cluster")
 LABEL_MATCHING = ("names", "numbers")
@@ -29,6 +31,10 @@ class Recipe:
         max_paths: Most paths that gates choose from.
         calibration_images: Images that set the ranges of quantization.
         ptq: Name of the quantization method.
+        ptq_options: Its options.
+        smoothing: SmoothQuant's alpha, "search" to choose it for each layer, or `None`.
+        weight_sharing: "independent" or "nested".
+        keep: Products that run at a level of their own: `{"9.fc2": 8}`.
         gate_features: What gates see: "confidence" or "probabilities".
         gate_targets: "outcome" or "cluster".
         num_clusters: Clusters per path; chosen by calibration error if not given.
@@ -59,7 +65,11 @@ class Recipe:
     first_level: str = "highest"
     max_paths: int = 50
     calibration_images: int = 128
-    ptq: str = "mse"
+    ptq: str = "repq"
+    ptq_options: Mapping[str, Any] = field(default_factory=dict)
+    smoothing: Smoothing = None
+    weight_sharing: str = "independent"
+    keep: Mapping[str, Level] = field(default_factory=dict)
     gate_features: str = "confidence"
     gate_targets: str = "outcome"
     num_clusters: int | None = None
@@ -89,16 +99,23 @@ class Recipe:
             raise ValueError(f"`logit_scale` must be finite, got {self.logit_scale}.")
         _check_choice("gate_targets", self.gate_targets, GATE_TARGETS)
         _check_choice("match_labels", self.match_labels, LABEL_MATCHING)
+        _check_choice("weight_sharing", self.weight_sharing, WEIGHT_SHARING)
+        check_kept(self.keep, self.exits[-1] if self.exits else None)
         if self.num_clusters is not None and self.gate_targets != "cluster":
             raise ValueError("`num_clusters` has a meaning with `gate_targets` 'cluster' only.")
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any level is a bit-width."""
+        return any(is_integer_level(level) for level in self.levels)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe with lists for tuples, fit for YAML and JSON."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     def pick(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return some of its fields, fit for JSON."""
-        known = {field.name for field in fields(self)}
+        """Return some of its fields and properties, fit for JSON."""
+        known = {item.name for item in fields(self)} | {"is_quantized"}
         if unknown := set(names) - known:
             raise ValueError(f"A recipe has no field {sorted(unknown)}.")
         return {name: _plain(getattr(self, name)) for name in names}

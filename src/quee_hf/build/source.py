@@ -17,8 +17,9 @@ from quee_hf.build.recipe import Recipe
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import QuEEError, UnsupportedBackboneError
 from quee_hf.exits.heads import HEADS
-from quee_hf.levels import is_integer_level
 from quee_hf.ptq import PTQ_METHODS
+from quee_hf.ptq.smoothquant import check_smoothing
+from quee_hf.quantize import make_method
 
 _MODEL_FILES = (
     "config.json",
@@ -204,6 +205,8 @@ def _check_recipe(recipe: Recipe, source: Source) -> None:
         )
     if recipe.ptq not in PTQ_METHODS:
         raise ValueError(f"`ptq` must be one of {sorted(PTQ_METHODS)}, got {recipe.ptq!r}.")
+    make_method(recipe.ptq, recipe.ptq_options)
+    check_smoothing(recipe.smoothing)
     if recipe.head not in HEADS:
         raise ValueError(f"`head` must be one of {sorted(HEADS)}, got {recipe.head!r}.")
     try:
@@ -217,8 +220,3 @@ def _check_recipe(recipe: Recipe, source: Source) -> None:
         )
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
-
-
-def needs_quantization(recipe: Recipe) -> bool:
-    """Tell whether any of the recipe's levels is a bit-width."""
-    return any(is_integer_level(level) for level in recipe.levels)

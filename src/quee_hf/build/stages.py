@@ -13,15 +13,15 @@ from quee_hf.build.ingredients import Ingredients
 from quee_hf.build.rebuild import move, rebuild, with_routes
 from quee_hf.build.report import write_report
 from quee_hf.build.roles import OPERATING_POINTS, positions
-from quee_hf.build.source import needs_quantization
 from quee_hf.build.training import train_gates, train_heads
 from quee_hf.diagnostics.static_paths import collect_all_outputs
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.quantize import quantize
+from quee_hf.quantize import calibrate, load_calibration, quantize, save_calibration
 
 # Raised when a stage's code changes so that what earlier versions made must not be reused.
-STAGE_FORMAT = 1
+STAGE_FORMAT = 2
+CALIBRATION_FILE = "calibration.safetensors"
 OUTPUTS_FILE = "path_outputs.safetensors"
 
 
@@ -80,26 +80,39 @@ def _train_heads(ingredients: Ingredients, folder_of: Callable[[str], Path], tar
     _save(model, ingredients, target)
 
 
+def _calibrate(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
+    recipe = ingredients.recipe
+    if not recipe.is_quantized:
+        return
+    pool = ingredients.train_parts["calibration images"]
+    if len(pool) < recipe.calibration_images:
+        ingredients.say(f"Only {len(pool)} calibration images, of {recipe.calibration_images} asked for")
+    model = QuEEForImageClassification.from_pretrained(folder_of("2-heads"))
+    move(model, ingredients.device)
+    calibration = calibrate(
+        model,
+        pool.with_processor(ingredients.source.image_processor),
+        method=recipe.ptq,
+        num_images=recipe.calibration_images,
+        smoothing=recipe.smoothing,
+        seed=recipe.seed,
+        **recipe.ptq_options,
+    )
+    save_calibration(calibration, target / CALIBRATION_FILE)
+
+
 def _quantize(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
     recipe = ingredients.recipe
     model = QuEEForImageClassification.from_pretrained(folder_of("2-heads"))
     model = rebuild(model, levels=list(recipe.levels), max_paths=max(50, len(recipe.exits)))
-    if needs_quantization(recipe):
-        pool = ingredients.train_parts["calibration images"]
-        if len(pool) < recipe.calibration_images:
-            ingredients.say(f"Only {len(pool)} calibration images, of {recipe.calibration_images} asked for")
-        move(model, ingredients.device)
-        quantize(
-            model,
-            pool.with_processor(ingredients.source.image_processor),
-            method=recipe.ptq,
-            num_images=recipe.calibration_images,
-        )
-    _save(model.cpu(), ingredients, target)
+    if recipe.is_quantized:
+        calibration = load_calibration(folder_of("3-calibrate") / CALIBRATION_FILE, model)
+        quantize(model, calibration, weight_sharing=recipe.weight_sharing, keep=recipe.keep)
+    _save(model, ingredients, target)
 
 
 def _collect_outputs(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
-    model = with_routes(folder_of("3-quantize"), ingredients)
+    model = with_routes(folder_of("4-quantize"), ingredients)
     images = ingredients.validation.with_processor(ingredients.source.image_processor)
     ingredients.say(f"{len(model.paths)} paths on {len(images)} images")
     move(model, ingredients.device)
@@ -113,18 +126,18 @@ def _collect_outputs(ingredients: Ingredients, folder_of: Callable[[str], Path],
 
 
 def _train_gates(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
-    model = with_routes(folder_of("3-quantize"), ingredients)
-    outputs, _ = load_outputs(folder_of("4-path-outputs"))
+    model = with_routes(folder_of("4-quantize"), ingredients)
+    outputs, _ = load_outputs(folder_of("5-path-outputs"))
     targets = train_gates(model, outputs, ingredients, target / "checkpoints")
     save_file({"targets": targets}, target / "gate_targets.safetensors")
     _save(model, ingredients, target)
 
 
 def _fit_operating_points(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
-    model = QuEEForImageClassification.from_pretrained(folder_of("5-gates"))
+    model = QuEEForImageClassification.from_pretrained(folder_of("6-gates"))
     rows = positions(ingredients.validation, ingredients.validation_parts[OPERATING_POINTS])
-    outputs, uniform = (part.select(rows) for part in load_outputs(folder_of("4-path-outputs")))
-    targets = load_file(folder_of("5-gates") / "gate_targets.safetensors")["targets"][rows]
+    outputs, uniform = (part.select(rows) for part in load_outputs(folder_of("5-path-outputs")))
+    targets = load_file(folder_of("6-gates") / "gate_targets.safetensors")["targets"][rows]
     model.fit_operating_points(outputs, max_accuracy_drop=ingredients.recipe.max_accuracy_drop)
     write_report(target / "report.json", model, ingredients, outputs, uniform, targets)
     _save(model, ingredients, target)
@@ -140,28 +153,35 @@ STAGES = (
     ),
     Stage("2-heads", "Train the exit heads", ("head_epochs",), ("train",), _train_heads),
     Stage(
-        "3-quantize",
-        "Quantize to every level",
-        ("levels", "ptq", "calibration_images"),
+        "3-calibrate",
+        "Run the calibration images",
+        ("is_quantized", "ptq", "ptq_options", "smoothing", "calibration_images"),
         ("train",),
+        _calibrate,
+    ),
+    Stage(
+        "4-quantize",
+        "Quantize to every level",
+        ("levels", "weight_sharing", "keep"),
+        (),
         _quantize,
     ),
     Stage(
-        "4-path-outputs",
+        "5-path-outputs",
         "Run every path on the validation images",
         ("first_level", "max_paths"),
         ("validation",),
         _collect_outputs,
     ),
     Stage(
-        "5-gates",
+        "6-gates",
         "Train the gates",
         ("gate_features", "gate_targets", "num_clusters", "gate_epochs", "gate_fraction"),
         ("validation",),
         _train_gates,
     ),
     Stage(
-        "6-operating-points",
+        "7-operating-points",
         "Measure operating points",
         ("max_accuracy_drop",),
         ("validation",),

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from quee_hf.cli.build import build
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.predict import predict
+from quee_hf.cli.quantize import quantize
 from quee_hf.errors import QuEEError
 
 # The parent of `BadParameter`, which typer does not export under a name that lasts.
@@ -84,7 +85,8 @@ def _quee(
 
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
-    measures it, and `predict` classifies images with it.
+    measures it, and `predict` classifies images with it. `quantize` makes a
+    classifier compute with fewer bits, and nothing else.
 
     **Example**
 
@@ -95,7 +97,7 @@ def _quee(
     """
 
 
-for _verb in (build, evaluate, predict):
+for _verb in (build, quantize, evaluate, predict):
     app.command()(_verb)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from quee_hf.cli import build_options as settings
 from quee_hf.cli import options
+from quee_hf.cli import quantize_options as quantizing
 from quee_hf.cli.display import (
     accuracy_text,
     library_output_on_stderr,
@@ -38,7 +39,11 @@ def build(
     first_level: settings.FirstLevel = "highest",
     max_paths: settings.MaxPaths = 50,
     calibration_images: settings.CalibrationImages = 128,
-    ptq: settings.PtqMethod = "mse",
+    ptq: settings.PtqMethod = "repq",
+    ptq_option: settings.PtqOptions = None,
+    smoothing: quantizing.Smoothing = None,
+    weight_sharing: quantizing.WeightSharing = "independent",
+    keep: quantizing.Keep = None,
     head_epochs: settings.HeadEpochs = 20,
     gate_features: settings.GateFeatures = "confidence",
     gate_targets: settings.GateTargets = "outcome",
@@ -56,7 +61,7 @@ def build(
 ) -> None:
     r"""Turn a trained classifier into a QuEE model: exits, levels, gates and operating points.
 
-    Works for ViT, DeiT, DINOv2 and CLIP; the classifier itself is not trained further. A build has six
+    Works for ViT, DeiT, DINOv2 and CLIP; the classifier itself is not trained further. A build has seven
     stages; if it is interrupted, give the same command again.
 
     Every image has one role: of the training images, 85 % train the exit heads, 10 % tell when to stop, and
@@ -83,14 +88,20 @@ _NOT_IN_RECIPE = ("output", "as_json", "debug")
 
 def _build(chosen: dict[str, Any], output: Path) -> "BuildResult":
     from quee_hf.build import Recipe, build
+    from quee_hf.build.quantization_plan import read_method_options
     from quee_hf.build.source import complete_exits
 
     names = options.read_class_names(chosen["class_names"])
     exits = options.parse_integers(chosen["exits"], "--exits")
     levels = [parse_level(level) for level in chosen["levels"].split(",")]
     embeddings = chosen["class_embeddings"]
+    method_options = quantizing.parse_pairs(chosen.pop("ptq_option"), "--ptq-option", "ridge=0.01")
+    kept = quantizing.parse_pairs(chosen["keep"], "--keep", "9.fc2=8")
     fields = {
         **chosen,
+        "ptq_options": read_method_options(chosen["ptq"], method_options),
+        "smoothing": quantizing.parse_smoothing(chosen["smoothing"]),
+        "keep": {name: parse_level(level) for name, level in kept.items()},
         "exits": tuple(exits),
         "levels": tuple(levels),
         "class_names": None if names is None else tuple(names),

@@ -79,7 +79,16 @@ CalibrationImages = Annotated[
     int,
     typer.Option(help="Training images that set the ranges of quantization.", rich_help_panel=_HOW),
 ]
-PtqMethod = Annotated[str, typer.Option(help="Quantization method.", rich_help_panel=_HOW)]
+PtqMethod = Annotated[
+    str,
+    typer.Option(help="min_max, mse, ptq4vit, repq or torch_dynamic.", rich_help_panel=_HOW),
+]
+PtqOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ptq-option", help="Of the method, such as ridge=0.01; can be repeated.", rich_help_panel=_HOW
+    ),
+]
 HeadEpochs = Annotated[
     int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)
 ]

@@ -1,11 +1,12 @@
 """Post-training quantization: how scales and ranges are chosen. One method a file."""
 
-from collections.abc import Callable, Iterable, Sequence
+from quee_hf.ptq.method import PTQMethod
+from quee_hf.ptq.min_max import MinMax
+from quee_hf.ptq.mse import MSE
+from quee_hf.ptq.ptq4vit import PTQ4ViT
+from quee_hf.ptq.repq import RepQ
+from quee_hf.ptq.torch_dynamic import TorchDynamic
 
-from torch import Tensor
-
-from quee_hf.backbones.trunk import Trunk
-from quee_hf.ptq.mse import quantize_mse
-
-# A method gives every quantized module of a trunk its codes and ranges at the given bit-widths, in place.
-PTQ_METHODS: dict[str, Callable[[Trunk, Iterable[Tensor], Sequence[int]], None]] = {"mse": quantize_mse}
+PTQ_METHODS: dict[str, type[PTQMethod]] = {
+    method.name: method for method in (MinMax, MSE, PTQ4ViT, RepQ, TorchDynamic)
+}

@@ -1,119 +1,196 @@
-"""One pass over calibration images: what range search needs to know of every activation, for all levels."""
+"""`Calibration`: what one run over the calibration images leaves, from which every level can be made."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from quee_hf.backbones.block import Attention
+from quee_hf.backbones.block import Block
 from quee_hf.backbones.trunk import Trunk
-from quee_hf.quantization.activation import ActivationQuantizer
+from quee_hf.ptq.gradients import GRADIENT_SOURCES
+from quee_hf.ptq.method import PTQMethod
+from quee_hf.ptq.observation import Seen, observe_block
+from quee_hf.ptq.smoothquant import Smoothing, check_smoothing, smooth_block
+from quee_hf.quantization.affine import WeightCodes, fit_codes, leading_bits
+from quee_hf.quantization.layout import STORE_BITS
 from quee_hf.quantization.linear import MultiLevelLinear
 from quee_hf.quantization.matmul import MultiLevelMatmul
 
-SAMPLE_SIZE = 2**17  # values kept per activation; enough for the 1e-4 tails that decide ranges
-_NUM_TAIL_POINTS = 256
-_NUM_BODY_POINTS = 1024
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to make for one product.
+
+    Args:
+        bit_widths: Which levels.
+        makes_store: Whether nested levels get a new store, or share the one that is there.
+        seed: Of random samples.
+    """
+
+    bit_widths: Sequence[int]
+    makes_store: bool
+    seed: int
 
 
 @dataclass(frozen=True)
-class WeightedPoints:
-    """A distribution as weighted values: its tails one by one, its body as equal masses."""
+class Calibration:
+    """Float weights, re-parameterised, and what enters each block on the calibration images.
 
-    values: Tensor  # (points,), float32, ascending
-    weights: Tensor  # (points,), float32
-
-
-def summarize(sample: Tensor) -> WeightedPoints:
-    """Shrink a sample to a thousand or so weighted points, keeping its extremes exactly."""
-    ordered = sample.flatten().float().sort().values
-    if len(ordered) <= 2 * _NUM_TAIL_POINTS + _NUM_BODY_POINTS:
-        return WeightedPoints(ordered, torch.ones_like(ordered))
-    low, high = ordered[:_NUM_TAIL_POINTS], ordered[-_NUM_TAIL_POINTS:]
-    groups = ordered[_NUM_TAIL_POINTS:-_NUM_TAIL_POINTS].tensor_split(_NUM_BODY_POINTS)
-    body = torch.stack([group.mean() for group in groups])
-    mass = torch.tensor([float(len(group)) for group in groups])
-    tail = torch.ones(_NUM_TAIL_POINTS)
-    return WeightedPoints(torch.cat([low, body, high]), torch.cat([tail, mass, tail]))
-
-
-class _Sampler:
-    """Keeps a bounded random sample of everything one quantizer sees, its extremes included."""
-
-    def __init__(self, name: str, values_per_call: int, generator: torch.Generator) -> None:
-        self.name = name
-        self._values_per_call = values_per_call
-        self._generator = generator
-        self._kept: list[Tensor] = []
-
-    def add(self, x: Tensor) -> None:
-        flat = x.detach().flatten().float().cpu()
-        low, high = torch.aminmax(flat)
-        if not (low.isfinite() and high.isfinite()):
-            raise ValueError(
-                f"The activations at {self.name} hold NaN or infinity on the calibration images."
-            )
-        picked = torch.randint(len(flat), (min(self._values_per_call, len(flat)),), generator=self._generator)
-        self._kept += [flat[picked], low[None], high[None]]
-
-    def points(self) -> WeightedPoints:
-        return summarize(torch.cat(self._kept))
-
-
-@torch.inference_mode()
-def observe_activations(
-    trunk: Trunk, batches: Iterable[Tensor], *, seed: int = 0
-) -> dict[str, WeightedPoints]:
-    """Run the float trunk on calibration images and summarize what every activation quantizer would see.
+    Its size grows with images x tokens x width x blocks, four bytes each (twice that with gradients), beside
+    the float weights; not with the number of levels.
 
     Args:
-        trunk: With float weights.
-        batches: `(batch, channels, height, width)` each.
-        seed: Of the random sample.
-
-    Returns:
-        A distribution per quantizer, by its name in the trunk.
-
-    Raises:
-        ValueError: If there are no images, or an activation is not finite; the message names the module.
+        trunk: Float; a copy, which computes what the model's own does.
+        method: Which codes and ranges to look for.
+        smoothing: The alpha of each smoothed layer, `{"3.qkv": 0.5}`; blocks count from 1.
+        hidden: Input of each block, `(images, tokens, width)` each.
+        cotangents: Gradient of the method's loss with respect to each block's output; `None` if it needs
+            none.
     """
-    batches = list(batches)
-    if not batches:
-        raise ValueError("There are no calibration images.")
-    generator = torch.Generator().manual_seed(seed)
-    samplers = {
-        name: _Sampler(name, max(1, SAMPLE_SIZE // len(batches)), generator)
-        for name, module in trunk.named_modules()
-        if isinstance(module, ActivationQuantizer)
-    }
-    with _observed(trunk, samplers):
-        for pixel_values in tqdm(batches, desc="Calibrating", unit="batch"):
-            trunk.run_blocks(trunk.embed(pixel_values), 0, len(trunk.blocks), "fp32")
-    return {name: sampler.points() for name, sampler in samplers.items()}
 
+    trunk: Trunk
+    method: PTQMethod
+    smoothing: dict[str, float]
+    hidden: list[Tensor]
+    cotangents: list[Tensor] | None
 
-@contextmanager
-def _observed(trunk: Trunk, samplers: dict[str, _Sampler]) -> Iterator[None]:
-    """Feed the samplers from all quantized products, for as long as the block lasts."""
+    @property
+    def num_images(self) -> int:
+        """How many images there were."""
+        return len(self.hidden[0])
 
-    def hook(*names: str) -> Any:
-        def observe(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            for name, x in zip(names, inputs, strict=False):
-                samplers[name].add(cast(Tensor, x))
+    @property
+    def blocks(self) -> list[Block]:
+        """The float blocks."""
+        return cast(list[Block], list(self.trunk.blocks))
 
-        return observe
+    def observe(self, number: int) -> dict[str, Seen]:
+        """Return what each product of a block, counted from 1, sees on the calibration images."""
+        cotangent = None if self.cotangents is None else self.cotangents[number - 1]
+        return observe_block(self.blocks[number - 1], number, self.hidden[number - 1], cotangent)[0]
 
-    with ExitStack() as stack:
-        for name, module in trunk.named_modules():
-            if isinstance(module, MultiLevelLinear):
-                stack.callback(module.register_forward_pre_hook(hook(f"{name}.input")).remove)
-            elif isinstance(module, MultiLevelMatmul):
-                stack.callback(module.register_forward_pre_hook(hook(f"{name}.left", f"{name}.right")).remove)
-            elif isinstance(module, Attention):
-                module.is_observed = True
-                stack.callback(setattr, module, "is_observed", False)
-        yield
+    @classmethod
+    @torch.no_grad()
+    def collect(
+        cls,
+        trunk: Trunk,
+        batches: Iterable[Tensor],
+        method: PTQMethod,
+        *,
+        smoothing: Smoothing = None,
+        classify: Callable[[Tensor], Tensor] | None = None,
+        seed: int = 0,
+    ) -> "Calibration":
+        """Run the calibration images through a float trunk.
+
+        Args:
+            trunk: With float weights; not changed.
+            batches: `(batch, channels, height, width)` each.
+            method: Decides what is collected.
+            smoothing: `None`, "search", or one alpha for all.
+            classify: From the trunk's output to logits; needed by methods that need gradients.
+            seed: Of random labels and perturbations.
+
+        Raises:
+            ValueError: If there are no images, or an activation is not finite; the message names the module.
+        """
+        check_smoothing(smoothing)
+        embedded = [trunk.embed(pixel_values) for pixel_values in batches]
+        if not embedded:
+            raise ValueError("There are no calibration images.")
+        trunk = deepcopy(trunk).float()
+        state, hidden = torch.cat(embedded).float(), []
+        alphas: dict[str, float] = {}
+        blocks = cast(list[Block], list(trunk.blocks))
+        for number, block in enumerate(tqdm(blocks, desc="Calibrating", unit="block"), start=1):
+            seen, output = observe_block(block, number, state)
+            if smoothing is not None:
+                found = smooth_block(block, seen, smoothing)
+                alphas |= {f"{number}.{name}": alpha for name, alpha in found.items()}
+                seen, _ = observe_block(block, number, state)
+            method.fold(block, seen, is_smoothed=smoothing is not None)
+            hidden.append(state)
+            state = output
+        cotangents = None
+        if method.gradients is not None:
+            assert classify is not None, f"{method.name} needs `classify`."
+            cotangents = GRADIENT_SOURCES[method.gradients](trunk, classify, hidden, seed)
+        return cls(trunk, method, alphas, hidden, cotangents)
+
+    @torch.no_grad()
+    def quantize(self, target: Trunk, bit_widths: Sequence[int] | None = None) -> None:
+        """Give a trunk its float parts, and codes and ranges.
+
+        Args:
+            target: Made for this calibration's scheme; changed in place.
+            bit_widths: Which to make, of those it is laid out for, if the others are there already.
+        """
+        target.copy_float_parts(self.trunk)
+        blocks = cast(list[Block], list(target.blocks))
+        for number, block in enumerate(tqdm(blocks, desc="Quantizing", unit="block"), start=1):
+            seen, sources = self.observe(number), self.blocks[number - 1].products
+            for index, (name, product) in enumerate(block.products.items()):
+                chosen = product.layout.bit_widths
+                if bit_widths is not None:
+                    chosen = [bits for bits in chosen if bits in bit_widths]
+                wanted = Wanted(chosen, bit_widths is None, 100 * number + index)
+                # Let go of what is done: a block's activations are the largest thing in memory.
+                what = seen.pop(name)
+                if isinstance(product, MultiLevelMatmul):
+                    if chosen:
+                        self._quantize_matmul(product, what, wanted)
+                elif chosen:
+                    weight = cast(MultiLevelLinear, sources[name]).float_weight.detach()
+                    self._quantize_linear(product, weight, what, wanted)
+
+    def _quantize_linear(self, target: MultiLevelLinear, weight: Tensor, seen: Seen, wanted: Wanted) -> None:
+        search = self.method.prepare_linear(target, weight, seen, wanted.seed)
+        if target.layout.is_nested and wanted.makes_store:
+            target.store_nested(search(STORE_BITS, None)[0].codes)
+        for bits in wanted.bit_widths:
+            given: WeightCodes | None = None
+            if target.layout.is_nested:
+                given = fit_codes(weight, leading_bits(target.load_nested(), STORE_BITS, bits))
+            codes, parameters = search(bits, given)
+            target.store(bits, codes)
+            target.input.store(bits, **parameters)
+
+    def _quantize_matmul(self, target: MultiLevelMatmul, seen: Seen, wanted: Wanted) -> None:
+        search = self.method.prepare_matmul(target, seen, wanted.seed)
+        for bits in wanted.bit_widths:
+            left, right = search(bits)
+            target.left.store(bits, **left)
+            target.right.store(bits, **right)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return its tensors, by name, fit for safetensors."""
+        tensors = {f"trunk.{name}": tensor for name, tensor in self.trunk.state_dict().items()}
+        for name, parts in (("hidden", self.hidden), ("cotangents", self.cotangents or [])):
+            tensors |= {f"{name}.{index}": part for index, part in enumerate(parts)}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    @classmethod
+    def from_state_dict(
+        cls, tensors: dict[str, Tensor], trunk: Trunk, method: PTQMethod, smoothing: dict[str, Any]
+    ) -> "Calibration":
+        """Rebuild what `state_dict` returned.
+
+        Args:
+            tensors: As returned.
+            trunk: Float, of the same config; not changed.
+            method: As it was.
+            smoothing: As it was.
+        """
+
+        def parts(name: str) -> list[Tensor]:
+            count = sum(key.startswith(f"{name}.") for key in tensors)
+            return [tensors[f"{name}.{index}"] for index in range(count)]
+
+        trunk = deepcopy(trunk)
+        weights = {key.removeprefix("trunk."): value for key, value in tensors.items() if "trunk." in key}
+        trunk.load_state_dict(weights)
+        return cls(trunk, method, smoothing, parts("hidden"), parts("cotangents") or None)

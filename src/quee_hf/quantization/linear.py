@@ -1,30 +1,32 @@
 """`MultiLevelLinear`: a frozen linear layer that can be computed at several levels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quee_hf.levels import Level, is_integer_level
-from quee_hf.quantization.activation import ActivationQuantizer, Float32Buffers
-from quee_hf.quantization.affine import WeightCodes
+from quee_hf.levels import Level
+from quee_hf.quantization.activation import QUANTIZERS, Float32Buffers
+from quee_hf.quantization.affine import WeightCodes, leading_bits
+from quee_hf.quantization.layout import STORE_BITS, ProductLayout
 from quee_hf.quantization.packing import pack_codes, packed_size, unpack_codes
+from quee_hf.quantization.products import code_products
 
 
 class MultiLevelLinear(Float32Buffers):
-    """A frozen linear layer with one set of weight codes per integer level.
+    """A frozen linear layer with weight codes for each integer level.
 
-    Codes are stored packed to their bit-width. They are unpacked when a level is first used and kept until
-    the weights change or move; `release` drops them. The float weight is there before quantization, and
-    afterwards only if a float level needs it.
+    Codes are stored packed to their bit-width, one set per level or one for all (`ProductLayout.is_nested`).
+    They are unpacked when a level is first used and kept until the weights change or move; `release` drops
+    them. The float weight is there before quantization, and afterwards only if a level needs it.
 
     Args:
         in_features: Size of each input.
         out_features: Size of each output.
         has_bias: Whether a bias is added.
-        levels: The model's levels.
-        is_quantized: Whether the integer levels have codes yet.
+        layout: At which levels it is computed.
+        input_kind: Of `QUANTIZERS`; the layout's for linear layers if not given.
     """
 
     def __init__(
@@ -33,20 +35,26 @@ class MultiLevelLinear(Float32Buffers):
         out_features: int,
         *,
         has_bias: bool,
-        levels: Sequence[Level],
-        is_quantized: bool,
+        layout: ProductLayout,
+        input_kind: str | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        bit_widths = [level for level in levels if is_integer_level(level)] if is_quantized else []
-        keeps_float = not is_quantized or len(bit_widths) < len(levels)
-        self.weight = _frozen(torch.zeros(out_features, in_features)) if keeps_float else None
+        self.layout = layout
+        self.weight = _frozen(torch.zeros(out_features, in_features)) if layout.needs_float else None
         self.bias = _frozen(torch.zeros(out_features)) if has_bias else None
-        self.input = ActivationQuantizer(levels, is_quantized=is_quantized)
-        for bits in bit_widths:
-            size = packed_size(in_features * out_features, int(bits))
+        self.input = QUANTIZERS[input_kind or layout.input_kind](layout.bit_widths)
+        stored = layout.bit_widths
+        for bits in [STORE_BITS] if stored and layout.is_nested else stored:
+            size = packed_size(in_features * out_features, bits)
             self.register_buffer(f"codes_{bits}", torch.zeros(size, dtype=torch.uint8))
-            self.register_buffer(f"weight_scale_{bits}", torch.ones(out_features, dtype=torch.float32))
+        # One row per level: few tensors load fast. The kind is explicit: loading in half precision changes
+        # the default.
+        shape = (len(stored), out_features)
+        if stored:
+            self.register_buffer("weight_scale", torch.ones(shape, dtype=torch.float32))
+        if stored and layout.has_offsets:
+            self.register_buffer("weight_offset", torch.zeros(shape, dtype=torch.float32))
         self._prepared: dict[int, Tensor] = {}
         self.register_load_state_dict_post_hook(_release_prepared)
 
@@ -60,43 +68,83 @@ class MultiLevelLinear(Float32Buffers):
         return self.weight
 
     def store(self, level: int, quantized: WeightCodes) -> None:
-        """Keep a weight's codes for a level, packed."""
-        self.register_buffer(f"codes_{level}", pack_codes(quantized.codes, level))
-        self.register_buffer(f"weight_scale_{level}", quantized.scale)
+        """Keep a weight's codes for a level, packed.
+
+        If levels are nested, those of `STORE_BITS` bits must come first; of lower levels only scales and
+        offsets are kept.
+        """
+        row = self.layout.bit_widths.index(level)
+        if not self.layout.is_nested:
+            self.get_buffer(f"codes_{level}").copy_(pack_codes(quantized.codes, level))
+        self.get_buffer("weight_scale")[row] = quantized.scale
+        if self.layout.has_offsets:
+            offset = torch.zeros_like(quantized.scale) if quantized.offset is None else quantized.offset
+            self.get_buffer("weight_offset")[row] = offset
         self._prepared.pop(level, None)
 
-    def load_codes(self, level: int) -> WeightCodes:
-        """Return the codes and scales stored for a level."""
-        packed = self.get_buffer(f"codes_{level}")
-        codes = unpack_codes(packed, (self.out_features, self.in_features), level)
-        return WeightCodes(codes, self.get_buffer(f"weight_scale_{level}"))
+    def store_nested(self, codes: Tensor) -> None:
+        """Keep the codes that all levels share: `(out, in)`, int8, of `STORE_BITS` bits."""
+        self.get_buffer(f"codes_{STORE_BITS}").copy_(pack_codes(codes, STORE_BITS))
+        self._prepared.clear()
 
-    def drop_float_weight(self) -> None:
-        """Forget the exact weight, once no level needs it."""
-        self.weight = None
+    def load_nested(self) -> Tensor:
+        """Return the codes that all levels share."""
+        return self._unpack(STORE_BITS)
+
+    def _unpack(self, bits: int) -> Tensor:
+        return unpack_codes(self.get_buffer(f"codes_{bits}"), (self.out_features, self.in_features), bits)
+
+    def load_codes(self, level: int) -> WeightCodes:
+        """Return the codes, scales and offsets stored for a level."""
+        stored_bits = STORE_BITS if self.layout.is_nested else level
+        codes = self._unpack(stored_bits)
+        return WeightCodes(leading_bits(codes, stored_bits, level), *self._scale_and_offset(level))
+
+    def _scale_and_offset(self, level: int) -> tuple[Tensor, Tensor | None]:
+        row = self.layout.bit_widths.index(level)
+        offset = self.get_buffer("weight_offset")[row] if self.layout.has_offsets else None
+        return self.get_buffer("weight_scale")[row], offset
+
+    def copy_levels(self, source: nn.Module) -> None:
+        """Take over, at the levels that both have, what a layer has that was quantized in the same way."""
+        assert isinstance(source, MultiLevelLinear)
+        shared = [bits for bits in self.layout.bit_widths if bits in source.layout.bit_widths]
+        if shared and self.layout.is_nested:
+            self.store_nested(source.load_nested())
+        for bits in shared:
+            self.store(bits, source.load_codes(bits))
+            self.input.store(bits, **source.input.parameters_at(bits))
 
     def release(self) -> None:
         """Drop unpacked codes; the next use of a level unpacks them again."""
         self._prepared.clear()
 
     def _prepare(self, level: int) -> Tensor:
-        """Return the codes, `(out, in)`, as float32."""
+        """Return the codes, `(out, in)`, int8."""
         if level not in self._prepared:
             # What is made in inference mode could not be used outside it.
             with torch.inference_mode(False):
-                self._prepared[level] = self.load_codes(level).codes.float()
+                self._prepared[level] = self.load_codes(level).codes
         return self._prepared[level]
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         """Map `(..., in)` to `(..., out)`: float32, or bfloat16 at "bf16"."""
+        level = self.layout.computed_at(level)
         if level == "bf16":
             bias = None if self.bias is None else self.bias.bfloat16()
             return functional.linear(x.bfloat16(), self.float_weight.bfloat16(), bias)
         if isinstance(level, str):
             return functional.linear(x.to(self.float_weight.dtype), self.float_weight, self.bias)
-        products = functional.linear(self.input(x, level), self._prepare(level))
-        scale = self.get_buffer(f"weight_scale_{level}") * self.input.scale(level)
-        return products * scale if self.bias is None else torch.addcmul(self.bias.float(), products, scale)
+        codes, (weight_scale, weight_offset) = self._prepare(level), self._scale_and_offset(level)
+        parts = []
+        for term in self.input(x, level):
+            part = code_products(term.codes, codes, term.lowest).mul_(weight_scale * term.scale)
+            if weight_offset is not None:
+                # The offset of a row meets every input alike, so it meets their sum.
+                part += term.codes.sum(dim=-1, keepdim=True) * (weight_offset * term.scale)
+            parts.append(part)
+        result = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+        return result if self.bias is None else result.add_(self.bias.float())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiLevelLinear":
         super()._apply(fn, recurse)

@@ -5,17 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from quee_hf.levels import Level, level_bits
+from quee_hf.levels import Level
 from quee_hf.paths import Path
 
 
-def bitops_table(segment_flops: Sequence[float], levels: Sequence[Level]) -> list[list[float]]:
+def bitops_table(
+    segment_flops: Sequence[float], segment_bits: Sequence[Sequence[float]]
+) -> list[list[float]]:
     """Cost of each segment at each level, in FLOPs x bits.
+
+    Args:
+        segment_flops: FLOPs of each segment.
+        segment_bits: Mean bits per operation of each segment at each level.
 
     Source:
         Regol et al. 2024 (arXiv:2406.14404), §5.3.
     """
-    return [[flops * level_bits(level) for level in levels] for flops in segment_flops]
+    return [[flops * bits for bits in row] for flops, row in zip(segment_flops, segment_bits, strict=True)]
 
 
 def flops_table(segment_flops: Sequence[float], levels: Sequence[Level]) -> list[list[float]]:

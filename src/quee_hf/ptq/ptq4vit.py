@@ -1,0 +1,298 @@
+"""`ptq4vit`: symmetric scales by alternating search, gradients as weights, twin ranges."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quee_hf.ptq.exact_search import alternate, best_candidates, nearest_first
+from quee_hf.ptq.gradients import GRADIENT_SOURCES
+from quee_hf.ptq.method import LinearSearch, MatmulSearch, Parameters, PTQMethod
+from quee_hf.ptq.observation import Seen
+from quee_hf.quantization.activation import TwinGeluQuantizer, TwinSoftmaxQuantizer
+from quee_hf.quantization.affine import WeightCodes
+from quee_hf.quantization.linear import MultiLevelLinear
+from quee_hf.quantization.matmul import MultiLevelMatmul
+from quee_hf.quantization.products import code_products
+
+NUM_CANDIDATES = 100
+SEARCH_ROUNDS = 3
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.01, 1.2  # of the scale that clips nothing
+NUM_SPLITS = 20
+GELU_MINIMUM = 0.16997  # the public code's constant, whatever the activation function
+# Scales tried, relative to the one that clips nothing. The end of the range itself is never tried, as coded.
+FACTORS = [
+    SMALLEST_FACTOR + step * (LARGEST_FACTOR - SMALLEST_FACTOR) / NUM_CANDIDATES
+    for step in range(NUM_CANDIDATES)
+]
+# The factor nearest to 1, where the search starts.
+_START = round((1 - SMALLEST_FACTOR) / (LARGEST_FACTOR - SMALLEST_FACTOR) * NUM_CANDIDATES)
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class PTQ4ViT(PTQMethod):
+    """Post-training quantization for vision transformers as published.
+
+    Symmetric scales: one per weight matrix (queries, keys and values are three), one per layer input, one per
+    head for the operands of attention. They are searched in turn, three rounds of 100 candidates each,
+    for the least error of the product's output, weighed by squared gradients. Attention
+    probabilities and what GELU returns have two ranges.
+
+    Unlike the public code, norms, embeddings and heads stay float, the gradient is by default one that is
+    not zero in exact arithmetic, and the ranges after softmax are those of the paper (the code adds both
+    parts of a number above the split).
+
+    Args:
+        gradient_source: "fisher" (labels sampled from the model), "as_coded" (rounding noise, as in the
+            public code) or "perturbed" (differences of gradients). See `quee_hf.ptq.gradients`.
+
+    Source:
+        Yuan et al. 2022 (PTQ4ViT, arXiv:2111.12293), §3; its public code for candidates and rounds.
+    """
+
+    name: ClassVar[str] = "ptq4vit"
+    gradient_source: str = "fisher"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.gradient_source not in GRADIENT_SOURCES:
+            raise ValueError(
+                f"`gradient_source` must be one of {sorted(GRADIENT_SOURCES)}, got {self.gradient_source!r}."
+            )
+
+    @property
+    def gradients(self) -> str:
+        """Which gradients it needs."""
+        return self.gradient_source
+
+    def layout(self) -> dict[str, Any]:
+        """Return that heads have ranges and softmax and GELU have two."""
+        return {"softmax": "twin", "gelu": "twin", "per_head": True}
+
+    def _importance(self, seen: Seen) -> Tensor:
+        """Return what a squared error of each output counts, `(images, ...)`."""
+        assert seen.gradient is not None
+        if self.gradient_source == "perturbed":
+            # A difference of gradients is a second derivative already; its mean over images is steadier.
+            return seen.gradient.abs().mean(dim=0, keepdim=True).expand_as(seen.gradient)
+        return seen.gradient.square()
+
+    def prepare_linear(self, target: MultiLevelLinear, weight: Tensor, seen: Seen, seed: int) -> LinearSearch:
+        """Return the alternating search over the scales of weight and input."""
+        importance = self._importance(seen).flatten(0, -2)
+        order = importance.sum(dim=1).argsort(descending=True)
+        data = _LinearData(seen.rows[order], weight, importance[order].sqrt(), target)
+        return lambda bits, given: _LinearSearch(data, bits, given).run()
+
+    def prepare_matmul(self, target: MultiLevelMatmul, seen: Seen, seed: int) -> MatmulSearch:
+        """Return the alternating search over the scales, or the split, of both operands."""
+        importance = self._importance(seen)
+        order = importance.flatten(1).sum(dim=1).argsort(descending=True)
+        left, right = (operand[order] for operand in seen.inputs)
+        kind = _SplitSearch if isinstance(target.left, TwinSoftmaxQuantizer) else _MatmulSearch
+        guess = _Guess()
+        return lambda bits: kind(left, right, importance[order], bits, guess).run()
+
+
+@dataclass
+class _Guess:
+    """Where the last search ended: the next level's search looks there first, which saves time."""
+
+    first: int = _START
+    second: int = _START
+
+
+class _LinearData:
+    """A layer's data, most important rows first; all levels share it."""
+
+    def __init__(self, x: Tensor, weight: Tensor, root: Tensor, target: MultiLevelLinear) -> None:
+        self.x, self.weight, self.root = x, weight, root
+        self.output = x @ weight.t()
+        self.num_matrices = 3 if target.layout.product == "qkv" else 1
+        self.is_twin = isinstance(target.input, TwinGeluQuantizer)
+        self.guess = _Guess()
+
+    def losses(self, output: Tensor, rows: slice) -> Tensor:
+        """Weighed squared errors of an output (overwritten) on some rows, by matrix."""
+        errors = output.sub_(self.output[rows]).mul_(self.root[rows])
+        if self.num_matrices == 1:
+            flat = errors.flatten()
+            return torch.dot(flat, flat).double()[None]
+        return errors.square_().sum(dim=0).double().view(self.num_matrices, -1).sum(dim=1)
+
+
+class _LinearSearch:
+    """The scales of one linear layer at one bit-width."""
+
+    def __init__(self, data: _LinearData, bits: int, given: WeightCodes | None) -> None:
+        self.data, self.bits, self.half, self.given = data, bits, 2 ** (bits - 1), given
+        self.factors = torch.tensor(FACTORS, device=data.x.device)
+        largest = torch.stack([matrix.abs().amax() for matrix in data.weight.chunk(data.num_matrices)])
+        self.full_weight = (largest / (self.half - 0.5)).clamp_min(_TINY)
+        largest = data.x.amax() if data.is_twin else data.x.abs().amax()
+        self.full_input = (largest / (self.half - 0.5)).clamp_min(_TINY)
+        self.at_weight = torch.full((data.num_matrices,), _START, device=data.x.device)
+        self.at_input = torch.full((1,), _START, device=data.x.device)
+        # The first round starts at the scales that clip nothing.
+        self.input_scale = self.full_input
+        self.codes = given or self._weight_codes(self.full_weight)
+
+    def run(self) -> tuple[WeightCodes, Parameters]:
+        """Search, and return codes and the parameters of the input's quantizer."""
+        steps = [self._improve_input] if self.given else [self._improve_weight, self._improve_input]
+        alternate(SEARCH_ROUNDS, *steps)
+        if self.data.is_twin:
+            return self.codes, {"scale": self.input_scale, "negative_scale": self._negative_scale()}
+        zero_point = torch.full_like(self.input_scale, self.half)
+        return self.codes, {"scale": self.input_scale, "zero_point": zero_point}
+
+    def _improve_weight(self) -> bool:
+        data, before = self.data, self.at_weight
+        terms = self._input_terms(data.x, self.input_scale)
+
+        def losses(candidate: int, rows: slice) -> Tensor:
+            codes = self._weight_codes(self.full_weight * self.factors[candidate])
+            return data.losses(_output([(part[rows], scale) for part, scale in terms], codes), rows)
+
+        order = nearest_first(data.guess.first, NUM_CANDIDATES)
+        self.at_weight = best_candidates(losses, len(data.x), order, before)
+        data.guess.first = int(self.at_weight[0])
+        self.codes = self._weight_codes(self.full_weight * self.factors[self.at_weight])
+        return not torch.equal(before, self.at_weight)
+
+    def _improve_input(self) -> bool:
+        data, before = self.data, self.at_input
+
+        def losses(candidate: int, rows: slice) -> Tensor:
+            terms = self._input_terms(data.x[rows], self.full_input * self.factors[candidate])
+            return data.losses(_output(terms, self.codes), rows).sum()[None]
+
+        order = nearest_first(data.guess.second, NUM_CANDIDATES)
+        self.at_input = best_candidates(losses, len(data.x), order, before)
+        data.guess.second = int(self.at_input)
+        self.input_scale = self.full_input * self.factors[self.at_input[0]]
+        return not torch.equal(before, self.at_input)
+
+    def _weight_codes(self, scale: Tensor) -> WeightCodes:
+        by_row = scale.repeat_interleave(len(self.data.weight) // self.data.num_matrices)
+        return WeightCodes(_signed(self.data.weight, by_row[:, None], self.bits).to(torch.int8), by_row)
+
+    def _negative_scale(self) -> Tensor:
+        return torch.full_like(self.full_input, GELU_MINIMUM / self.half)
+
+    def _input_terms(self, x: Tensor, scale: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Codes and scales of the input, one pair or two."""
+        if not self.data.is_twin:
+            return [(_signed(x, scale, self.bits), scale)]
+        negative = self._negative_scale()
+        return [
+            ((x / scale).round_().clamp_(0, self.half - 1), scale),
+            ((x / negative).round_().clamp_(-self.half, 0), negative),
+        ]
+
+
+def _signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    half = 2 ** (bits - 1)
+    return (x / scale).round_().clamp_(-half, half - 1)
+
+
+def _output(terms: list[tuple[Tensor, Tensor]], weight: WeightCodes) -> Tensor:
+    """Return what a layer gives, without its bias."""
+    total: Tensor | None = None
+    for codes, scale in terms:
+        term = code_products(codes, weight.codes, -128).mul_(weight.scale * scale)
+        if weight.offset is not None:
+            term.add_(codes.sum(dim=1, keepdim=True) * (weight.offset * scale))
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total
+
+
+class _MatmulSearch:
+    """The scales of both operands of a matrix product, per head, at one bit-width."""
+
+    def __init__(self, left: Tensor, right: Tensor, importance: Tensor, bits: int, guess: _Guess) -> None:
+        self.left, self.right, self.importance, self.guess = left, right, importance, guess
+        self.bits, self.half = bits, 2 ** (bits - 1)
+        self.output, self.factors = left @ right, torch.tensor(FACTORS, device=left.device)
+        self.full_left, self.full_right = (
+            (x.abs().amax(dim=(0, 2, 3)) / (self.half - 0.5)).clamp_min(_TINY)[:, None, None]
+            for x in (left, right)
+        )
+        self.at_left = self.at_right = torch.full((left.shape[1],), _START, device=left.device)
+        self.left_scale, self.right_scale = self.full_left, self.full_right
+        self.rounded_left = left
+
+    def run(self) -> tuple[Parameters, Parameters]:
+        """Search, and return the parameters of both quantizers."""
+        alternate(SEARCH_ROUNDS, self._improve_left, self._improve_right)
+        return self._left_parameters(), self._parameters(self.right_scale)
+
+    def _left_parameters(self) -> Parameters:
+        return self._parameters(self.left_scale)
+
+    def _parameters(self, scale: Tensor) -> Parameters:
+        return {"scale": scale, "zero_point": torch.full_like(scale, self.half)}
+
+    def _improve_left(self) -> bool:
+        before, rounded_right = self.at_left, self._round(self.right, self.right_scale)
+
+        def losses(candidate: int, rows: slice) -> Tensor:
+            rounded = self._round(self.left[rows], self.full_left * self.factors[candidate])
+            return self._losses(rounded, rounded_right[rows], rows)
+
+        order = nearest_first(self.guess.first, NUM_CANDIDATES)
+        self.at_left = best_candidates(losses, len(self.left), order, before)
+        self.guess.first = int(self.at_left[0])
+        self.left_scale = self.full_left * self.factors[self.at_left][:, None, None]
+        self.rounded_left = self._round(self.left, self.left_scale)
+        return not torch.equal(before, self.at_left)
+
+    def _improve_right(self) -> bool:
+        before = self.at_right
+
+        def losses(candidate: int, rows: slice) -> Tensor:
+            rounded = self._round(self.right[rows], self.full_right * self.factors[candidate])
+            return self._losses(self.rounded_left[rows], rounded, rows)
+
+        order = nearest_first(self.guess.second, NUM_CANDIDATES)
+        self.at_right = best_candidates(losses, len(self.left), order, before)
+        self.guess.second = int(self.at_right[0])
+        self.right_scale = self.full_right * self.factors[self.at_right][:, None, None]
+        return not torch.equal(before, self.at_right)
+
+    def _round(self, x: Tensor, scale: Tensor) -> Tensor:
+        return _signed(x, scale, self.bits).mul_(scale)
+
+    def _losses(self, left: Tensor, right: Tensor, rows: slice) -> Tensor:
+        errors = (left @ right).sub_(self.output[rows]).square_().mul_(self.importance[rows])
+        return errors.sum(dim=(0, 2, 3)).double()
+
+
+class _SplitSearch(_MatmulSearch):
+    """The split of attention probabilities, one for all heads, and the values' scales."""
+
+    def __init__(self, left: Tensor, right: Tensor, importance: Tensor, bits: int, guess: _Guess) -> None:
+        super().__init__(left, right, importance, bits, guess)
+        self.at_left = torch.zeros(1, dtype=torch.long, device=left.device)
+
+    def _left_parameters(self) -> Parameters:
+        return {"exponent": self.at_left[0]}
+
+    def _improve_left(self) -> bool:
+        before = self.at_left
+
+        def losses(candidate: int, rows: slice) -> Tensor:
+            # As coded, the split is searched with values in full precision.
+            rounded = self._round_split(self.left[rows], candidate)
+            return self._losses(rounded, self.right[rows], rows).sum()[None]
+
+        self.at_left = best_candidates(losses, len(self.left), range(NUM_SPLITS), before)
+        self.rounded_left = self._round_split(self.left, int(self.at_left))
+        return not torch.equal(before, self.at_left)
+
+    def _round_split(self, x: Tensor, exponent: int) -> Tensor:
+        terms = TwinSoftmaxQuantizer.terms(x, torch.tensor(exponent, device=x.device), self.bits)
+        return terms[0].codes * terms[0].scale + terms[1].codes * terms[1].scale

@@ -1,0 +1,75 @@
+"""`ProductLayout`: which levels one product of a model is computed at, and what it stores for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quee_hf.levels import Level, is_integer_level
+from quee_hf.schemes import QuantizationScheme
+
+STORE_BITS = 8  # of the one store that nested levels share
+
+
+@dataclass(frozen=True)
+class ProductLayout:
+    """How one product of a block is computed at each of the model's levels.
+
+    Args:
+        levels: The model's levels.
+        scheme: How the model was quantized; `None` before it is.
+        block: Of the product, counted from 1.
+        product: One of `quee_hf.schemes.PRODUCTS`.
+    """
+
+    levels: Sequence[Level]
+    scheme: QuantizationScheme | None = None
+    block: int = 1
+    product: str = "qkv"
+
+    def computed_at(self, level: Level) -> Level:
+        """Return the level at which the product is computed when the model runs at `level`."""
+        return level if self.scheme is None else self.scheme.computed_at(level, self.block, self.product)
+
+    @property
+    def bit_widths(self) -> list[int]:
+        """The integer levels it is computed at, descending; none before quantization."""
+        if self.scheme is None:
+            return []
+        at = {self.computed_at(level) for level in self.levels}
+        return sorted((int(level) for level in at if is_integer_level(level)), reverse=True)
+
+    @property
+    def needs_float(self) -> bool:
+        """Whether it needs float weights."""
+        return self.scheme is None or any(isinstance(self.computed_at(level), str) for level in self.levels)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether its levels share one store of codes."""
+        return self.scheme is not None and self.scheme.weight_sharing == "nested"
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether code 0 may stand for another weight than 0."""
+        return self.scheme is not None and (self.is_nested or self.scheme.weights == "asymmetric")
+
+    @property
+    def input_kind(self) -> str:
+        """Kind of the quantizer of a linear layer's input; what follows GELU may have its own."""
+        return "dynamic" if self.scheme is not None and self.scheme.activations == "dynamic" else "uniform"
+
+    @property
+    def gelu_kind(self) -> str:
+        """Kind of the quantizer of what an ungated MLP's activation function returns."""
+        kinds = {"twin": "twin_gelu", "log": "log"}
+        return self.input_kind if self.scheme is None else kinds.get(self.scheme.gelu, self.input_kind)
+
+    @property
+    def softmax_kind(self) -> str:
+        """Kind of the quantizer of attention probabilities."""
+        kinds = {"twin": "twin_softmax", "log": "log"}
+        return "uniform" if self.scheme is None else kinds.get(self.scheme.softmax, "uniform")
+
+    @property
+    def is_per_head(self) -> bool:
+        """Whether each head has ranges of its own."""
+        return self.scheme is not None and self.scheme.per_head
