@@ -1,19 +1,15 @@
 """Accuracy of every quantization method at every bit-width, on the real models and images.
 
-Run: `python benchmarks/quantization.py [--workers 2]`. Every combination of model, method and seed is kept in
+Run: `python benchmarks/quantization.py`. Every combination of model, method and seed is kept in
 `runs/quantization/` once it is done, so an interrupted run goes on. A seed draws 128 calibration images
 from the training images. Test images are used here and nowhere else. Writes
 `benchmarks/results/quantization.json`, `docs/pictures/quantization.png`, and tables in
 `docs/quantization.md`.
 """
 
-import argparse
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +29,7 @@ from quee_hf.data import load_image_dataset
 LEVELS = [8, 7, 6, 5, 4]
 SEEDS = (0, 1, 2)
 NUM_IMAGES = 128
+THREADS = 2
 BATCH_SIZE = 50
 METHODS: dict[str, dict[str, Any]] = {
     "min_max": {"method": "min_max"},
@@ -111,7 +108,6 @@ def cell_path(name: str, method: str, seed: int) -> Path:
 
 def measure(name: str, method: str, seed: int) -> None:
     """Quantize one model with one method and one draw of images, and keep which test images it gets right."""
-    torch.set_num_threads(1)
     experiment, train, pixels, labels = read(name)
     found: dict[str, np.ndarray] = {}
     start = time.perf_counter()
@@ -201,7 +197,7 @@ def summarize(name: str) -> dict[str, Any]:
         "torch_ao": interval(stock),
         "rows": rows,
         "comparisons": comparisons,
-        "quantize_seconds_one_thread": seconds,
+        "quantize_seconds": seconds,
     }
 
 
@@ -272,24 +268,11 @@ def describe(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
     CELLS.mkdir(parents=True, exist_ok=True)
     open_jobs = [job for job in jobs() if not cell_path(*job).exists()]
-    # For the workers. Memory that is given back after every layer has to be cleared anew each time.
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "1073741824",
-        "MALLOC_TOP_PAD_": "268435456",
-    }
-    os.environ["MALLOC_TRIM_THRESHOLD_"] = os.environ["MALLOC_MMAP_THRESHOLD_"]
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(measure, *job): job for job in open_jobs}
-        for future in tqdm(as_completed(futures), total=len(futures), desc="Measuring", unit="run"):
-            future.result()
+    for job in tqdm(open_jobs, desc="Measuring", unit="run"):
+        measure(*job)
     results = {name: summarize(name) for name in EXPERIMENTS}
     write_result("quantization", {"seeds": len(SEEDS), "calibration_images": NUM_IMAGES, "results": results})
     draw(results)

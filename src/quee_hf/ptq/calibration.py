@@ -191,6 +191,7 @@ class Calibration:
             return [tensors[f"{name}.{index}"] for index in range(count)]
 
         trunk = deepcopy(trunk)
-        weights = {key.removeprefix("trunk."): value for key, value in tensors.items() if "trunk." in key}
+        prefix = "trunk."
+        weights = {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
         trunk.load_state_dict(weights)
         return cls(trunk, method, smoothing, parts("hidden"), parts("cotangents") or None)
