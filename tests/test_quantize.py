@@ -373,3 +373,17 @@ class TestBefore:
         quantize_fast(model)
         assert model.exact_level == 8
         assert torch.equal(model(images(2)).logits, model.eval()(images(2)).logits)
+
+
+def test_costs_follow_exceptions_even_if_they_were_asked_for_before():
+    """A bug once: the router kept the costs of before quantization."""
+    model = wrap(VARIANTS["vit"].build(), levels=[8, 4])
+    before = model.router.costs.clone()
+    quantize(model, images(4), method="min_max", keep={"*.fc2": 8})
+    fresh = wrap(VARIANTS["vit"].build(), levels=[8, 4])
+    quantize(fresh, images(4), method="min_max", keep={"*.fc2": 8})
+    assert not torch.equal(model.router.costs, before)
+    assert torch.equal(model.router.costs, fresh.router.costs)
+    assert model(images(1), path=(8, 4, 4)).cost.item() == pytest.approx(
+        fresh.router.costs[fresh.paths.index((0, 1, 1))].item()
+    )

@@ -46,10 +46,10 @@ def segment_costs(config: QuEEConfig) -> list[list[float]]:
 
 def _segment_bits(config: QuEEConfig) -> list[list[float]]:
     """Return the mean bits per operation of each segment at each level; exceptions count as what they are."""
-    if config.scheme is None:
+    scheme = config.scheme
+    if scheme is None:
         return [[level_bits(level) for level in config.level_list]] * config.num_exits
-    scheme, macs = config.scheme, get_family(config.backbone).shape(config.backbone).product_macs
-    products = macs(num_tokens(config))
+    products = get_family(config.backbone).shape(config.backbone).product_macs(num_tokens(config))
     block_macs = sum(products.values())
 
     def block_bits(block: int, level: Level) -> float:

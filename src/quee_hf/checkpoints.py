@@ -27,6 +27,7 @@ _DTYPE_NAMES = {
 }
 _FLOAT_NAMES = {"F32", "F16", "BF16"}
 _SMALL = 2**14  # elements
+_NOT_FINITE = "holds NaN or infinity"
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -137,23 +138,33 @@ def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> 
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                fitting = []
-                for key in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
-                    found.add(key)
-                    if key not in expected:
-                        problems["unexpected"].append(key)
-                    elif problem := _header_problem(tensors, key, expected[key]):
-                        problems["unusable"].append(f"{key} {problem}")
-                    else:
-                        fitting.append(key)
-                bad = _not_finite({key: tensors.get_tensor(key) for key in fitting})
-                problems["unusable"] += [f"{key} holds NaN or infinity" for key in bad]
+                keys = set(tensors.keys())
+                found |= keys
+                problems["unexpected"] += sorted(keys - expected.keys())
+                problems["unusable"] += _unusable(
+                    tensors, {key: expected[key] for key in keys & expected.keys()}
+                )
         except (SafetensorError, OSError) as error:
             raise IncompatibleCheckpointError(f"{file} is damaged or incomplete: {error}") from error
     problems["missing"] = sorted(set(expected) - found)
     if any(problems.values()):
         parts = [f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names]
         raise IncompatibleCheckpointError("The weights do not fit the config. " + "; ".join(parts) + ".")
+
+
+def _unusable(tensors: Any, expected: Mapping[str, Tensor]) -> list[str]:
+    """Describe the tensors of an open file that are not what is expected; values are read of floats only."""
+    problems, small = [], {}
+    for key, wanted in sorted(expected.items()):
+        if problem := _header_problem(tensors, key, wanted):
+            problems.append(f"{key} {problem}")
+        elif wanted.is_floating_point():
+            values = tensors.get_tensor(key)
+            if values.numel() < _SMALL:
+                small[key] = values
+            elif not values.isfinite().all():
+                problems.append(f"{key} {_NOT_FINITE}")
+    return problems + [f"{key} {_NOT_FINITE}" for key in _not_finite(small)]
 
 
 def _header_problem(tensors: Any, key: str, expected: Tensor) -> str:
@@ -168,14 +179,13 @@ def _header_problem(tensors: Any, key: str, expected: Tensor) -> str:
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that hold NaN or infinity."""
-    floats = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
-    # A quantized model has hundreds of small tensors: together they take one look.
-    small = {key: tensor for key, tensor in floats.items() if tensor.numel() < _SMALL}
-    suspects = {key: tensor for key, tensor in floats.items() if key not in small}
-    if small and not torch.cat([tensor.flatten().float() for tensor in small.values()]).isfinite().all():
-        suspects |= small
-    return [key for key, tensor in suspects.items() if not tensor.isfinite().all()]
+    """Return the names of float tensors that hold NaN or infinity.
+
+    A quantized model has hundreds of small ones: together they take one look.
+    """
+    if not tensors or torch.cat([values.flatten().float() for values in tensors.values()]).isfinite().all():
+        return []
+    return [key for key, values in tensors.items() if not values.isfinite().all()]
 
 
 def _few(names: list[str]) -> str:

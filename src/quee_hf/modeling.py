@@ -66,13 +66,12 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         self.post_init()
 
     def _make_gates(self) -> None:
-        """Lay out the paths and make new gates for them."""
         self._tree = path_tree(self.config)
         first_gate = 0 if len(self._tree.children(-1)) > 1 else 1
         self.gates = nn.ModuleDict(
             {str(gate): self._make_gate(gate) for gate in range(first_gate, self.config.num_exits)}
         )
-        self._router: tuple[object, Router] | None = None
+        self._costs: tuple[object, list[list[float]], Router] | None = None
 
     def _make_gate(self, gate: int) -> ErrorPredictor:
         config = self.config
@@ -179,11 +178,16 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
 
     @property
     def router(self) -> Router:
-        """The paths with their costs; made anew when the config's cost model changes."""
-        key = (self.config.cost_model, repr(self.config.cost_table))
-        if self._router is None or self._router[0] != key:
-            self._router = (key, Router(self._tree, path_costs(self.paths, segment_costs(self.config))))
-        return self._router[1]
+        """The paths with their costs; made anew when what the config says of costs changes."""
+        return self._current_costs()[1]
+
+    def _current_costs(self) -> tuple[list[list[float]], Router]:
+        config = self.config
+        key = (config.cost_model, repr(config.cost_table), repr(config.quantization))
+        if self._costs is None or self._costs[0] != key:
+            table = segment_costs(config)
+            self._costs = (key, table, Router(self._tree, path_costs(self.paths, table)))
+        return self._costs[1:]
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Map `(batch, channels, height, width)` to tokens, `(batch, tokens, hidden)`."""
@@ -288,7 +292,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             logits=logits,
             exit_index=torch.full((batch,), len(path) - 1, device=logits.device),
             path=row.repeat(batch, 1),
-            cost=torch.full((batch,), path_cost(path, segment_costs(self.config)), device=logits.device),
+            cost=torch.full((batch,), path_cost(path, self._current_costs()[0]), device=logits.device),
             error_probability=torch.full((batch,), torch.nan, device=logits.device),
         )
 
@@ -296,10 +300,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         self._check_gates_are_trained()
         weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)
         routes = routed_forward(self, pixel_values, weights)
-        paths = torch.full((len(self.paths), self.config.num_exits), -1, dtype=torch.int16)
-        for index, path in enumerate(self.paths):
-            paths[index, : len(path)] = torch.tensor(path, dtype=torch.int16)
-        rows = paths.to(routes.node.device)[routes.node]
+        rows = self.router.path_rows[routes.node]
         return QuEEImageClassifierOutput(
             logits=routes.logits,
             exit_index=(rows >= 0).sum(dim=1) - 1,

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -76,8 +76,7 @@ def calibrate(  # noqa: PLR0913 - options of one call
     """
     chosen = make_method(method, options)
     check_smoothing(smoothing)
-    if model.config.quantization is not None:
-        raise ValueError("The model is already quantized; start from the float model.")
+    _check_is_float(model)
     images = _pick_images(calibration_images, num_images).to(model.device)
 
     def classify(hidden: Tensor) -> Tensor:
@@ -124,8 +123,8 @@ def quantize(
     check_kept(kept, config.backbone.num_hidden_layers)
     if weight_sharing not in WEIGHT_SHARING:
         raise ValueError(f"`weight_sharing` must be one of {list(WEIGHT_SHARING)}, got {weight_sharing!r}.")
-    if config.quantization is not None:
-        raise ValueError("The model is already quantized; start from the float model.")
+    _check_is_float(model)
+    _check_levels(config.level_list)
     if isinstance(calibration_images, Calibration):
         calibration = calibration_images
         if calibration_options:
@@ -133,14 +132,11 @@ def quantize(
                 f"A calibration has its options already, got {sorted(calibration_options)}, too."
             )
     else:
-        make_method(calibration_options.get("method", DEFAULT_METHOD), {})
-        _check_levels(config.level_list)
         calibration = calibrate(model, calibration_images, **calibration_options)
-    _check_levels(config.level_list)
     layout = calibration.method.layout()
     layout["kept"] = {**layout.get("kept", {}), **kept}
     scheme = QuantizationScheme(weight_sharing=weight_sharing, **calibration_record(calibration), **layout)
-    trunk = Trunk(config.backbone, LevelSet(config.level_list, scheme)).to(model.device, model.dtype)
+    trunk = make_trunk(model, config.level_list, scheme)
     calibration.quantize(trunk)
     config.quantization = scheme.to_dict()
     model.trunk = trunk
@@ -174,10 +170,17 @@ def add_level(model: QuEEForImageClassification, level: int, calibration: Calibr
     if not all(torch.equal(exact[name], ours[name].to(exact[name])) for name in exact.keys() & ours.keys()):
         raise ValueError("The calibration is of another model, or of other images: norms or biases differ.")
     levels = sorted([*config.level_list, level], key=level_bits, reverse=True)
-    trunk = Trunk(config.backbone, LevelSet(levels, scheme)).to(model.device, model.dtype)
+    trunk = make_trunk(model, levels, scheme)
     trunk.copy_levels(model.trunk)
     calibration.quantize(trunk, [level])
     model.replace_trunk(trunk, levels)
+
+
+def make_trunk(
+    model: QuEEForImageClassification, levels: Sequence[Level], scheme: QuantizationScheme | None
+) -> Trunk:
+    """Return an empty trunk for a model's backbone, laid out for other levels, where the model is."""
+    return Trunk(model.config.backbone, LevelSet(levels, scheme)).to(model.device, model.dtype)
 
 
 def calibration_record(calibration: Calibration) -> dict[str, Any]:
@@ -220,6 +223,11 @@ def load_calibration(path: str | os.PathLike[str], model: QuEEForImageClassifica
         return Calibration.from_state_dict(tensors, trunk, make_method(record["method"], options), smoothing)
     except RuntimeError as error:
         raise ValueError(f"{os.fspath(path)} is of another backbone than the model.") from error
+
+
+def _check_is_float(model: QuEEForImageClassification) -> None:
+    if model.config.quantization is not None:
+        raise ValueError("The model is already quantized; start from the float model.")
 
 
 def _check_levels(levels: list[Level]) -> None:

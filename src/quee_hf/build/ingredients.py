@@ -86,7 +86,9 @@ def load_ingredients(
             validation images are the same.
         ValueError: If there are fewer images for clusters than clusters.
     """
-    validation, train = (_load(path, recipe, say) for path in (recipe.validation, recipe.train))
+    validation, train = (
+        read_images(path, say, skip_bad=recipe.skip_bad) for path in (recipe.validation, recipe.train)
+    )
     names = choose_class_names(recipe.class_names, source.class_names, source.num_classes, train)
     renamed = recipe.class_names is not None
     _explain_names(recipe, source, names, train, say)
@@ -125,9 +127,10 @@ def _path(source: str) -> Path:
     return Path(source).expanduser()
 
 
-def _load(path: str, recipe: Recipe, say: Callable[[str], None]) -> LabelledImages:
+def read_images(path: str, say: Callable[[str], None], *, skip_bad: bool) -> LabelledImages:
+    """Load images and say which are left out."""
     say(f"Reading and checking {path}")
-    images = load_image_dataset(path, skip_bad=recipe.skip_bad)
+    images = load_image_dataset(path, skip_bad=skip_bad)
     for complaint in images.skipped:
         say(f"Left out: {complaint}")
     return images

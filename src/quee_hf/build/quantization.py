@@ -11,10 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from quee_hf.backbones.block import LevelSet
-from quee_hf.backbones.trunk import Trunk
 from quee_hf.build.files import write_json
-from quee_hf.build.ingredients import choose_device
+from quee_hf.build.ingredients import choose_device, read_images
 from quee_hf.build.labels import choose_class_names, match_images
 from quee_hf.build.quantization_plan import QuantizationPlan
 from quee_hf.build.quantization_source import (
@@ -25,7 +23,7 @@ from quee_hf.build.quantization_source import (
 )
 from quee_hf.build.rebuild import move
 from quee_hf.checkpoints import atomic_directory
-from quee_hf.data import LabelledImages, count_shared_images, load_image_dataset
+from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.quantization_plot import plot_quantization
 from quee_hf.diagnostics.quantization_report import describe_quantization, level_size_bytes
 from quee_hf.diagnostics.report import describe_accuracy
@@ -34,7 +32,7 @@ from quee_hf.errors import QuEEError
 from quee_hf.levels import Level, choose_levels, is_integer_level
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.ptq.calibration import Calibration
-from quee_hf.quantize import calibrate, quantize
+from quee_hf.quantize import calibrate, make_trunk, quantize
 
 REPORT_FILE, PICTURE_FILE = "quantization.json", "quantization.png"
 _MOST_COMPARED = 64  # images on which errors are measured: they vary little between images
@@ -102,9 +100,9 @@ def check_output(output: Path) -> None:
 
 
 def _load_images(plan: QuantizationPlan, opened: FloatModel, say: Callable[[str], None]) -> _Images:
-    calibration, data = _read(plan.images, plan, say), None
+    calibration, data = read_images(plan.images, say, skip_bad=plan.skip_bad), None
     if plan.data is not None:
-        data = _spread(_read(plan.data, plan, say), plan.limit)
+        data = _spread(read_images(plan.data, say, skip_bad=plan.skip_bad), plan.limit)
     naming = calibration if data is None else data
     names = choose_class_names(plan.class_names, opened.class_names, opened.num_classes, naming)
     if plan.class_names is None and opened.class_names is None and names == naming.class_names:
@@ -121,14 +119,6 @@ def _load_images(plan: QuantizationPlan, opened: FloatModel, say: Callable[[str]
     if len(calibration) < plan.calibration_images:
         say(f"Only {len(calibration)} calibration images, of {plan.calibration_images} asked for")
     return _Images(calibration, data, names)
-
-
-def _read(source: str, plan: QuantizationPlan, say: Callable[[str], None]) -> LabelledImages:
-    say(f"Reading and checking {source}")
-    images = load_image_dataset(source, skip_bad=plan.skip_bad)
-    for complaint in images.skipped:
-        say(f"Left out: {complaint}")
-    return images
 
 
 def _quantize(
@@ -202,7 +192,7 @@ def _select_levels(
     """Leave a quantized model, in place, these of its levels only; they are what they were."""
     if list(levels) == model.level_list:
         return
-    trunk = Trunk(model.config.backbone, LevelSet(list(levels), model.config.scheme)).to(model.device)
+    trunk = make_trunk(model, levels, model.config.scheme)
     trunk.copy_float_parts(calibration.trunk)
     trunk.copy_levels(model.trunk)
     model.replace_trunk(trunk, levels)

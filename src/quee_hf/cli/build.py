@@ -31,16 +31,16 @@ def build(
     validation: settings.Validation,
     exits: settings.Exits,
     levels: settings.Levels = "8,6",
-    class_embeddings: settings.ClassEmbeddings = None,
-    class_names: settings.ClassNames = None,
+    class_embeddings: options.ClassEmbeddings = None,
+    class_names: options.ClassNames = None,
     logit_scale: settings.LogitScale = None,
     match_labels: options.MatchLabels = "names",
     head: settings.Head = "linear",
     first_level: settings.FirstLevel = "highest",
     max_paths: settings.MaxPaths = 50,
     calibration_images: settings.CalibrationImages = 128,
-    ptq: settings.PtqMethod = "repq",
-    ptq_option: settings.PtqOptions = None,
+    ptq: quantizing.Method = "repq",
+    ptq_option: quantizing.MethodOptions = None,
     smoothing: quantizing.Smoothing = None,
     weight_sharing: quantizing.WeightSharing = "independent",
     keep: quantizing.Keep = None,
@@ -96,12 +96,11 @@ def _build(chosen: dict[str, Any], output: Path) -> "BuildResult":
     levels = [parse_level(level) for level in chosen["levels"].split(",")]
     embeddings = chosen["class_embeddings"]
     method_options = quantizing.parse_pairs(chosen.pop("ptq_option"), "--ptq-option", "ridge=0.01")
-    kept = quantizing.parse_pairs(chosen["keep"], "--keep", "9.fc2=8")
     fields = {
         **chosen,
         "ptq_options": read_method_options(chosen["ptq"], method_options),
         "smoothing": quantizing.parse_smoothing(chosen["smoothing"]),
-        "keep": {name: parse_level(level) for name, level in kept.items()},
+        "keep": quantizing.parse_keep(chosen["keep"]),
         "exits": tuple(exits),
         "levels": tuple(levels),
         "class_names": None if names is None else tuple(names),

@@ -37,21 +37,6 @@ Levels = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
-ClassEmbeddings = Annotated[
-    Path | None,
-    typer.Option(
-        help="CLIP only: safetensors file with `class_embeddings`, one row per class.",
-        rich_help_panel=SOURCES,
-    ),
-]
-ClassNames = Annotated[
-    Path | None,
-    typer.Option(
-        help="JSON file with the names of the classes: a list, or an object with it in 'classes'. If the"
-        " data has other names, but as many, they are taken to be the same classes in the same order.",
-        rich_help_panel=SOURCES,
-    ),
-]
 LogitScale = Annotated[
     float | None,
     typer.Option(
@@ -78,16 +63,6 @@ MaxPaths = Annotated[
 CalibrationImages = Annotated[
     int,
     typer.Option(help="Training images that set the ranges of quantization.", rich_help_panel=_HOW),
-]
-PtqMethod = Annotated[
-    str,
-    typer.Option(help="min_max, mse, ptq4vit, repq or torch_dynamic.", rich_help_panel=_HOW),
-]
-PtqOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--ptq-option", help="Of the method, such as ridge=0.01; can be repeated.", rich_help_panel=_HOW
-    ),
 ]
 HeadEpochs = Annotated[
     int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)

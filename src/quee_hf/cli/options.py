@@ -34,6 +34,21 @@ MatchLabels = Annotated[
         rich_help_panel=SOURCES,
     ),
 ]
+ClassEmbeddings = Annotated[
+    Path | None,
+    typer.Option(
+        help="CLIP only: safetensors file with `class_embeddings`, one row per class.",
+        rich_help_panel=SOURCES,
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file with the names of the classes: a list, or an object with it in 'classes'. If the"
+        " data has other names, but as many, they are taken to be the same classes in the same order.",
+        rich_help_panel=SOURCES,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(

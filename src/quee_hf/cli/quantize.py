@@ -14,7 +14,6 @@ from quee_hf.cli.display import (
     show_json,
     show_table,
 )
-from quee_hf.levels import parse_level
 
 if TYPE_CHECKING:
     from quee_hf.build.quantization_plan import QuantizationPlan
@@ -37,8 +36,8 @@ def quantize(
     weight_sharing: settings.WeightSharing = "independent",
     keep: settings.Keep = None,
     calibration_images: settings.CalibrationImages = 128,
-    class_embeddings: settings.ClassEmbeddings = None,
-    class_names: settings.ClassNames = None,
+    class_embeddings: options.ClassEmbeddings = None,
+    class_names: options.ClassNames = None,
     match_labels: options.MatchLabels = "names",
     seed: settings.Seed = 0,
     batch_size: options.BatchSize = 64,
@@ -60,9 +59,8 @@ def quantize(
     """
     chosen = {name: value for name, value in locals().items() if name not in _NOT_IN_PLAN}
     pairs = settings.parse_pairs(chosen.pop("option"), "--option", "ridge=0.01")
-    kept = settings.parse_pairs(chosen.pop("keep"), "--keep", "9.fc2=8")
     with library_output_on_stderr():
-        plan = _plan(chosen, pairs, kept)
+        plan = _plan(chosen, pairs)
         result = _quantize(plan, output, report)
     if as_json:
         show_json({"output": str(output), **result})
@@ -73,7 +71,7 @@ def quantize(
 _NOT_IN_PLAN = ("output", "report", "as_json", "debug")
 
 
-def _plan(chosen: dict[str, Any], method_options: dict[str, str], keep: dict[str, str]) -> "QuantizationPlan":
+def _plan(chosen: dict[str, Any], method_options: dict[str, str]) -> "QuantizationPlan":
     from quee_hf.build.quantization_plan import QuantizationPlan, read_method_options
 
     names, embeddings = options.read_class_names(chosen["class_names"]), chosen["class_embeddings"]
@@ -82,7 +80,7 @@ def _plan(chosen: dict[str, Any], method_options: dict[str, str], keep: dict[str
         "levels": settings.parse_levels(chosen["levels"]),
         "smoothing": settings.parse_smoothing(chosen["smoothing"]),
         "options": read_method_options(chosen["method"], method_options),
-        "keep": {name: parse_level(level) for name, level in keep.items()},
+        "keep": settings.parse_keep(chosen["keep"]),
         "class_names": None if names is None else tuple(names),
         "class_embeddings": None if embeddings is None else str(embeddings),
     }

@@ -64,9 +64,7 @@ Method = Annotated[
 ]
 MethodOptions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--option", help="Of the method, such as ridge=0.01; can be repeated.", rich_help_panel=_HOW
-    ),
+    typer.Option(help="Of the method, such as ridge=0.01; can be repeated.", rich_help_panel=_HOW),
 ]
 Smoothing = Annotated[
     str | None,
@@ -92,20 +90,6 @@ Keep = Annotated[
 ]
 CalibrationImages = Annotated[
     int, typer.Option(help="How many of --images to use, evenly spread.", rich_help_panel=_HOW)
-]
-ClassEmbeddings = Annotated[
-    Path | None,
-    typer.Option(
-        help="CLIP only: safetensors file with `class_embeddings`, one row per class.",
-        rich_help_panel=SOURCES,
-    ),
-]
-ClassNames = Annotated[
-    Path | None,
-    typer.Option(
-        help="JSON file with the names of the classes, a list, or an object with it in 'classes'.",
-        rich_help_panel=SOURCES,
-    ),
 ]
 Report = Annotated[
     bool,
@@ -142,6 +126,16 @@ def parse_smoothing(text: str | None) -> float | str | None:
         return float(text)
     except ValueError:
         return text
+
+
+def parse_keep(texts: list[str] | None) -> dict[str, Level]:
+    """Read the exceptions of `--keep`.
+
+    Example:
+        >>> parse_keep(["9.fc2=8"])
+        {'9.fc2': 8}
+    """
+    return {name: parse_level(level) for name, level in parse_pairs(texts, "--keep", "9.fc2=8").items()}
 
 
 def parse_pairs(texts: list[str] | None, option: str, example: str) -> dict[str, str]:

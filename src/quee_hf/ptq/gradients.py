@@ -67,33 +67,38 @@ def perturbed_gradients(
     """
     random = torch.Generator().manual_seed(seed)
     num_blocks = len(trunk.blocks)
-    found = []
-    for number in tqdm(range(1, num_blocks + 1), desc="Differentiating", unit="block", leave=False):
-        outputs = hidden[number] if number < num_blocks else None
-        pieces = []
-        for first in range(0, len(hidden[0]), _BATCH_SIZE):
-            rows = slice(first, first + _BATCH_SIZE)
-            if outputs is None:
-                with torch.no_grad():
-                    output = trunk.run_blocks(hidden[-1][rows], num_blocks - 1, num_blocks, "fp32")
-            else:
-                output = outputs[rows]
-            signs = torch.randint(0, 2, output.shape, generator=random).to(output) * 2 - 1
-            move = _PERTURBATION * output.square().mean().sqrt() * signs
-            with torch.no_grad():
-                logits = classify(trunk.run_blocks(output, number, num_blocks, "fp32"))
-                target = (logits / _TEMPERATURE).softmax(dim=-1)
-            both: list[Tensor] = []
-            for moved in (output + move, output - move):
+    with torch.no_grad():
+        last = [
+            trunk.run_blocks(part, num_blocks - 1, num_blocks, "fp32")
+            for part in hidden[-1].split(_BATCH_SIZE)
+        ]
+
+    def differences(number: int, output: Tensor) -> Tensor:
+        """Perturb the output of a block on some images."""
+
+        def predict(moved: Tensor) -> Tensor:
+            return classify(trunk.run_blocks(moved, number, num_blocks, "fp32")) / _TEMPERATURE
+
+        signs = torch.randint(0, 2, output.shape, generator=random).to(output) * 2 - 1
+        move = _PERTURBATION * output.square().mean().sqrt() * signs
+        with torch.no_grad():
+            target = predict(output).softmax(dim=-1)
+
+        def gradient(moved: Tensor) -> Tensor:
+            with torch.enable_grad():
                 moved.requires_grad_()
-                with torch.enable_grad():
-                    logits = classify(trunk.run_blocks(moved, number, num_blocks, "fp32"))
-                    prediction = (logits / _TEMPERATURE).log_softmax(dim=-1)
-                    divergence = functional.kl_div(prediction, target, reduction="sum")
-                both += torch.autograd.grad(divergence, moved)
-            pieces.append(both[0] - both[1])
-        found.append(torch.cat(pieces))
-    return found
+                prediction = predict(moved).log_softmax(dim=-1)
+                divergence = functional.kl_div(prediction, target, reduction="sum")
+            return torch.autograd.grad(divergence, moved)[0]
+
+        return gradient(output + move) - gradient(output - move)
+
+    outputs = [*hidden[1:], torch.cat(last)]
+    numbered = enumerate(tqdm(outputs, desc="Differentiating", unit="block", leave=False), start=1)
+    return [
+        torch.cat([differences(number, part) for part in output.split(_BATCH_SIZE)])
+        for number, output in numbered
+    ]
 
 
 GRADIENT_SOURCES: dict[str, Callable[[Trunk, Classify, Sequence[Tensor], int], list[Tensor]]] = {

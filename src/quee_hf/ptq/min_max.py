@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quee_hf.ptq.method import LinearSearch, MatmulSearch, Parameters, PTQMethod
 from quee_hf.ptq.observation import Seen
-from quee_hf.quantization.affine import WeightCodes, quantize_weight, range_to_scale
+from quee_hf.ptq.ranges import uniform_parameters
+from quee_hf.quantization.affine import WeightCodes, quantize_weight
 from quee_hf.quantization.linear import MultiLevelLinear
 from quee_hf.quantization.matmul import MultiLevelMatmul
 
@@ -35,5 +36,4 @@ class MinMax(PTQMethod):
 
 
 def _full_range(x: Tensor, bits: int) -> Parameters:
-    scale, zero_point = range_to_scale(x.amin(), x.amax(), bits)
-    return {"scale": scale, "zero_point": zero_point}
+    return uniform_parameters(x.amin(), x.amax(), bits)

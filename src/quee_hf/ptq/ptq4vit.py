@@ -1,5 +1,6 @@
 """`ptq4vit`: symmetric scales by alternating search, gradients as weights, twin ranges."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,11 +11,10 @@ from quee_hf.ptq.exact_search import alternate, best_candidates, nearest_first
 from quee_hf.ptq.gradients import GRADIENT_SOURCES
 from quee_hf.ptq.method import LinearSearch, MatmulSearch, Parameters, PTQMethod
 from quee_hf.ptq.observation import Seen
-from quee_hf.quantization.activation import TwinGeluQuantizer, TwinSoftmaxQuantizer
+from quee_hf.quantization.activation import Term, TwinGeluQuantizer, TwinSoftmaxQuantizer, restore_terms
 from quee_hf.quantization.affine import WeightCodes
-from quee_hf.quantization.linear import MultiLevelLinear
+from quee_hf.quantization.linear import MultiLevelLinear, linear_output
 from quee_hf.quantization.matmul import MultiLevelMatmul
-from quee_hf.quantization.products import code_products
 
 NUM_CANDIDATES = 100
 SEARCH_ROUNDS = 3
@@ -154,7 +154,9 @@ class _LinearSearch:
 
         def losses(candidate: int, rows: slice) -> Tensor:
             codes = self._weight_codes(self.full_weight * self.factors[candidate])
-            return data.losses(_output([(part[rows], scale) for part, scale in terms], codes), rows)
+            return data.losses(
+                _output([term._replace(codes=term.codes[rows]) for term in terms], codes), rows
+            )
 
         order = nearest_first(data.guess.first, NUM_CANDIDATES)
         self.at_weight = best_candidates(losses, len(data.x), order, before)
@@ -182,15 +184,10 @@ class _LinearSearch:
     def _negative_scale(self) -> Tensor:
         return torch.full_like(self.full_input, GELU_MINIMUM / self.half)
 
-    def _input_terms(self, x: Tensor, scale: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Codes and scales of the input, one pair or two."""
+    def _input_terms(self, x: Tensor, scale: Tensor) -> tuple[Term, ...]:
         if not self.data.is_twin:
-            return [(_signed(x, scale, self.bits), scale)]
-        negative = self._negative_scale()
-        return [
-            ((x / scale).round_().clamp_(0, self.half - 1), scale),
-            ((x / negative).round_().clamp_(-self.half, 0), negative),
-        ]
+            return (Term(_signed(x, scale, self.bits), scale),)
+        return TwinGeluQuantizer.terms(x, scale, self._negative_scale(), bits=self.bits)
 
 
 def _signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -198,16 +195,15 @@ def _signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     return (x / scale).round_().clamp_(-half, half - 1)
 
 
-def _output(terms: list[tuple[Tensor, Tensor]], weight: WeightCodes) -> Tensor:
+def _output(terms: Sequence[Term], weight: WeightCodes) -> Tensor:
     """Return what a layer gives, without its bias."""
-    total: Tensor | None = None
-    for codes, scale in terms:
-        term = code_products(codes, weight.codes, -128).mul_(weight.scale * scale)
-        if weight.offset is not None:
-            term.add_(codes.sum(dim=1, keepdim=True) * (weight.offset * scale))
-        total = term if total is None else total.add_(term)
-    assert total is not None
-    return total
+    return linear_output(
+        # All codes are signed numbers of 8 bits: nothing needs to be shifted.
+        [term._replace(lowest=-128) for term in terms],
+        weight.codes,
+        weight.scale,
+        weight.offset,
+    )
 
 
 class _MatmulSearch:
@@ -294,5 +290,5 @@ class _SplitSearch(_MatmulSearch):
         return not torch.equal(before, self.at_left)
 
     def _round_split(self, x: Tensor, exponent: int) -> Tensor:
-        terms = TwinSoftmaxQuantizer.terms(x, torch.tensor(exponent, device=x.device), self.bits)
-        return terms[0].codes * terms[0].scale + terms[1].codes * terms[1].scale
+        split = torch.tensor(exponent, device=x.device)
+        return restore_terms(TwinSoftmaxQuantizer.terms(x, split, self.bits))

@@ -142,12 +142,17 @@ def search_parameters(quantizer: ActivationQuantizer, points: WeightedPoints, bi
         bits: Bits per code.
     """
     if isinstance(quantizer, UniformQuantizer):
-        scale, zero_point = range_to_scale(*search_activation_range(points, bits), bits)
-        return {"scale": scale, "zero_point": zero_point}
+        return uniform_parameters(*search_activation_range(points, bits), bits)
     if isinstance(quantizer, LogQuantizer):
         return _search_log(points, bits)
     assert not quantizer.defaults
     return {}
+
+
+def uniform_parameters(low: Tensor, high: Tensor, bits: int) -> dict[str, Tensor]:
+    """Return the parameters of a uniform quantizer for a range."""
+    scale, zero_point = range_to_scale(low, high, bits)
+    return {"scale": scale, "zero_point": zero_point}
 
 
 def search_activation_range(points: WeightedPoints, bits: int) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,11 @@ class Term(NamedTuple):
     lowest: Tensor | int | None = None  # what codes can be at least, if they span at most 256 numbers
 
 
+def restore_terms(terms: Sequence[Term]) -> Tensor:
+    """Return what terms stand for."""
+    return torch.stack([term.codes * term.scale for term in terms]).sum(dim=0)
+
+
 class ActivationQuantizer(Float32Buffers, ABC):
     """Turn activations into codes.
 
@@ -74,7 +79,7 @@ class ActivationQuantizer(Float32Buffers, ABC):
 
     def restore(self, x: Tensor, level: int) -> Tensor:
         """Return what the codes of `x` stand for, float32."""
-        return torch.stack([term.codes * term.scale for term in self(x, level)]).sum(dim=0)
+        return restore_terms(self(x, level))
 
 
 class UniformQuantizer(ActivationQuantizer):
@@ -159,8 +164,12 @@ class TwinGeluQuantizer(ActivationQuantizer):
 
     def forward(self, x: Tensor, level: int) -> tuple[Term, ...]:
         """Return the positive numbers' term and the negative ones'."""
-        x, half = x.float(), 2 ** (level - 1)
-        positive, negative = self.parameters_at(level).values()
+        return self.terms(x, **self.parameters_at(level), bits=level)
+
+    @staticmethod
+    def terms(x: Tensor, scale: Tensor, negative_scale: Tensor, *, bits: int) -> tuple[Term, ...]:
+        """Quantize with given scales."""
+        x, half, positive, negative = x.float(), 2 ** (bits - 1), scale, negative_scale
         return (
             Term((x / positive).round().clamp_(0, half - 1), positive, 0),
             Term((x / negative).round().clamp_(-half, 0), negative, -half),

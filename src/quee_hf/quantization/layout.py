@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from quee_hf.levels import Level, is_integer_level
 from quee_hf.schemes import QuantizationScheme
@@ -27,9 +28,14 @@ class ProductLayout:
 
     def computed_at(self, level: Level) -> Level:
         """Return the level at which the product is computed when the model runs at `level`."""
-        return level if self.scheme is None else self.scheme.computed_at(level, self.block, self.product)
+        return self._kept if self._kept is not None and is_integer_level(level) else level
 
-    @property
+    # Derived once: every forward pass asks for these.
+    @cached_property
+    def _kept(self) -> Level | None:
+        return None if self.scheme is None else self.scheme.kept_level(self.block, self.product)
+
+    @cached_property
     def bit_widths(self) -> list[int]:
         """The integer levels it is computed at, descending; none before quantization."""
         if self.scheme is None:

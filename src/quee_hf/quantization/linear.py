@@ -1,13 +1,13 @@
 """`MultiLevelLinear`: a frozen linear layer that can be computed at several levels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quee_hf.levels import Level
-from quee_hf.quantization.activation import QUANTIZERS, Float32Buffers
+from quee_hf.quantization.activation import QUANTIZERS, Float32Buffers, Term
 from quee_hf.quantization.affine import WeightCodes, leading_bits
 from quee_hf.quantization.layout import STORE_BITS, ProductLayout
 from quee_hf.quantization.packing import pack_codes, packed_size, unpack_codes
@@ -136,20 +136,33 @@ class MultiLevelLinear(Float32Buffers):
         if isinstance(level, str):
             return functional.linear(x.to(self.float_weight.dtype), self.float_weight, self.bias)
         codes, (weight_scale, weight_offset) = self._prepare(level), self._scale_and_offset(level)
-        parts = []
-        for term in self.input(x, level):
-            part = code_products(term.codes, codes, term.lowest).mul_(weight_scale * term.scale)
-            if weight_offset is not None:
-                # The offset of a row meets every input alike, so it meets their sum.
-                part += term.codes.sum(dim=-1, keepdim=True) * (weight_offset * term.scale)
-            parts.append(part)
-        result = parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+        result = linear_output(self.input(x, level), codes, weight_scale, weight_offset)
         return result if self.bias is None else result.add_(self.bias.float())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiLevelLinear":
         super()._apply(fn, recurse)
         self.release()
         return self
+
+
+def linear_output(terms: Iterable[Term], codes: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+    """Return what a linear layer without a bias makes of quantized inputs.
+
+    Args:
+        terms: Of the input, codes `(..., in)` each.
+        codes: Of the weight, `(out, in)`, int8.
+        scale: Of the weight, `(out,)`.
+        offset: Of the weight, `(out,)`; `None` means zeros.
+    """
+    result: Tensor | None = None
+    for term in terms:
+        part = code_products(term.codes, codes, term.lowest).mul_(scale * term.scale)
+        if offset is not None:
+            # The offset of a row meets every input alike, so it meets their sum.
+            part += term.codes.sum(dim=-1, keepdim=True) * (offset * term.scale)
+        result = part if result is None else result.add_(part)
+    assert result is not None
+    return result
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -40,12 +40,16 @@ class Router:
                 step = tree.paths[target][: depth + 1]
                 toward[node, target] = tree.index[step]
         self._reachable, self._toward = reachable, toward
-        self._first = [tree.first_at_depth(depth) for depth in range(len(tree.paths[-1]) + 1)]
+        longest = len(tree.paths[-1])
+        # One row per path, level indices and then -1 for segments that do not run.
+        rows = [[*path, *[-1] * (longest - len(path))] for path in tree.paths]
+        self.path_rows = torch.tensor(rows, dtype=torch.int16)
+        self._first = [tree.first_at_depth(depth) for depth in range(longest + 1)]
 
     def to(self, device: torch.device) -> "Router":
         """Move the tables to a device, in place."""
         if self.costs.device != device:
-            self.costs = self.costs.to(device)
+            self.costs, self.path_rows = self.costs.to(device), self.path_rows.to(device)
             self._reachable, self._toward = self._reachable.to(device), self._toward.to(device)
         return self
 
