@@ -59,6 +59,22 @@ def mse_weight_scales(row: np.ndarray, bits: int) -> tuple[list[float], list[flo
     return scales, errors
 
 
+def believed(num_rows: int, half: float) -> float:
+    """How far what rows show is believed."""
+    return 1 / (1 + (half / num_rows) ** 2)
+
+
+def believed_gram(rows: np.ndarray) -> np.ndarray:
+    """Mean outer product, entry by entry, off its diagonal believed in part."""
+    num_rows, num_columns = rows.shape
+    gram = np.empty((num_columns, num_columns))
+    for i in range(num_columns):
+        for j in range(num_columns):
+            trust = 1.0 if i == j else believed(num_rows, num_columns / 4)
+            gram[i, j] = trust * np.mean(rows[:, i].astype(np.float64) * rows[:, j])
+    return gram
+
+
 def asymmetric_weights(
     row: np.ndarray, gram: np.ndarray, bits: int
 ) -> tuple[list[tuple[float, float]], list[float]]:
