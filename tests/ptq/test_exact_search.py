@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.tiny import generator
 
-from quee_hf.ptq.exact_search import alternate, best_candidates, nearest_first
+from quee_hf.ptq.exact_search import alternate, best_candidates, split_rows
 
 ROWS, COUNT, GROUPS = 130, 100, 3
 
@@ -19,16 +19,15 @@ def terms(seed, *, ties=False):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("center", [0, 50, 99])
 @pytest.mark.parametrize("seed", range(5))
-def test_equals_the_full_search(seed, center, ties):
+def test_equals_the_full_search(seed, ties):
     losses = terms(seed, ties=ties)
 
-    def on_rows(candidate, rows):
-        return losses[candidate, rows].sum(dim=0)
+    def of_candidate(candidate):
+        return lambda rows: losses[candidate, rows].sum(dim=0)
 
-    known = torch.full((GROUPS,), center)
-    found = best_candidates(on_rows, ROWS, nearest_first(center, COUNT), known)
+    parts = split_rows(losses.mean(dim=(0, 2)))
+    found = best_candidates(of_candidate, parts, COUNT)
     totals = losses.sum(dim=1)
     for group in range(GROUPS):
         column = totals[:, group].tolist()
@@ -38,36 +37,44 @@ def test_equals_the_full_search(seed, center, ties):
             assert found[group] == column.index(min(column))
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 5, 63, 64, 65])
-def test_few_rows_are_all_counted_once(num_rows):
-    seen = []
+@pytest.mark.parametrize("kind", ["uniform", "steep", "one", "zero"])
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 63, 64, 65, 1000])
+def test_parts_are_all_rows_once(num_rows, kind):
+    ranks = torch.arange(num_rows)
+    weights = {
+        "uniform": ranks * 0 + 1.0,
+        "steep": 0.9**ranks,
+        "one": 1.0 * (ranks == 0),
+        "zero": ranks * 0.0,
+    }
+    parts = split_rows(weights[kind])
+    assert [i for rows in parts for i in range(num_rows)[rows]] == list(range(num_rows))
+    assert all(rows.stop - rows.start >= num_rows / 32 for rows in parts[:-1])
 
-    def on_rows(candidate, rows):
-        seen.append(rows)
-        return torch.zeros(1, dtype=torch.float64)
 
-    best_candidates(on_rows, num_rows, [0], torch.zeros(1, dtype=torch.long))
-    assert [i for rows in seen for i in range(num_rows)[rows]] == list(range(num_rows))
+def test_parts_end_where_weight_is_reached():
+    assert [rows.stop for rows in split_rows(torch.tensor([4.0, 3, 2, 1]))] == [1, 2, 3, 4]
+    assert [rows.stop for rows in split_rows(torch.tensor([9.0] + [0.1] * 9))] == [1, 6, 9, 10]
 
 
 def test_hopeless_candidates_are_given_up():
     looked = 0
 
-    def on_rows(candidate, rows):
-        nonlocal looked
-        looked += rows.stop - rows.start
-        return torch.tensor([float((rows.stop - rows.start) * (1 + 100 * candidate))], dtype=torch.float64)
+    def of_candidate(candidate):
+        def on_rows(rows):
+            nonlocal looked
+            looked += rows.stop - rows.start
+            return torch.tensor(
+                [float((rows.stop - rows.start) * (1 + 100 * candidate))], dtype=torch.float64
+            )
 
-    best_candidates(on_rows, 640, range(100), torch.zeros(1, dtype=torch.long))
-    assert looked < 640 * 100 / 10
+        return on_rows
+
+    best_candidates(of_candidate, split_rows(torch.ones(640)), 100)
+    assert looked < 640 * 100 / 5
 
 
-def test_nearest_first_by_hand():
-    assert nearest_first(1, 4) == [1, 0, 2, 3]
-    assert sorted(nearest_first(7, 10)) == list(range(10))
-
-
-def test_alternating_stops_when_nothing_changes():
+def test_alternating_stops_when_nothing_would_change():
     taken = []
 
     def step(name, changes):
@@ -77,8 +84,13 @@ def test_alternating_stops_when_nothing_changes():
 
         return run
 
-    alternate(5, step("a", [True, False, False]), step("b", [False, True, False]))
-    assert taken == ["a", "b"] * 3
-    taken.clear()
-    alternate(2, step("a", [True] * 5))
-    assert taken == ["a", "a"]
+    def taken_by(rounds, **changes):
+        taken.clear()
+        alternate(rounds, *(step(name, list(found)) for name, found in changes.items()))
+        return "".join(taken)
+
+    assert taken_by(5, a=[1, 1, 0], b=[1, 1]) == "ababa"  # b last saw this very a
+    assert taken_by(5, a=[1, 1], b=[1, 0]) == "abab"
+    assert taken_by(2, a=[1] * 5, b=[1] * 5) == "abab"
+    assert taken_by(5, a=[1, 0], b=[1, 0], c=[1]) == "abcab"
+    assert taken_by(5, a=[1]) == "a"  # nothing else could change what it finds

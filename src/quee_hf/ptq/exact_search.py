@@ -1,41 +1,63 @@
 """Exact search of the best candidate by a sum of errors, most of which need not be added up."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-# Shares of the data whose errors are added up before a candidate may be given up: most give up early.
-_SHARES = (1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4, 1.0)
+# Shares of the weight of all errors after which a candidate may be given up: few rows often have most.
+_SHARES = (0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+_MIN_PART = 1 / 32  # of the rows: smaller parts take longer than they save
 
-# The losses of a candidate, by its index, on some rows of the data, by group: (groups,), float64.
-Losses = Callable[[int, slice], Tensor]
+# The losses of a candidate, by its index: a function of some rows that returns (groups,), float64.
+Losses = Callable[[int], Callable[[slice], Tensor]]
 
 
-def best_candidates(losses: Losses, num_rows: int, candidates: Iterable[int], known: Tensor) -> Tensor:
+def split_rows(weights: Tensor) -> list[slice]:
+    """Cut rows into parts, after each of which a search may give up.
+
+    Args:
+        weights: `(rows,)`, what the errors of each row count, the largest first.
+    """
+    num_rows = len(weights)
+    reached = weights.double().cumsum(dim=0)
+    ends = (torch.searchsorted(reached, reached[-1] * torch.tensor(_SHARES).to(reached)) + 1).tolist()
+    cuts = [0]
+    for end in ends:
+        if end - cuts[-1] >= max(1, num_rows * _MIN_PART) and end < num_rows:
+            cuts.append(end)
+    return [slice(*pair) for pair in pairwise([*cuts, num_rows])]
+
+
+def best_candidates(losses: Losses, parts: Sequence[slice], count: int) -> Tensor:
     """Return the candidate of least loss for each group.
 
-    Losses are sums of terms that are not negative, so a candidate whose losses on a part of the data exceed
-    the best known ones is given up. The order of the candidates and of the rows matters to speed only.
+    All candidates are measured on the first part, the best of them first on the others. Losses are sums of
+    terms that are not negative, so a candidate whose losses on a part of the data exceed the best known ones
+    is given up. The order of the rows matters to speed only.
 
     Args:
         losses: Of a candidate on some rows.
-        num_rows: How many rows there are, those with the largest terms first.
-        candidates: Indices, the most promising first.
-        known: `(groups,)`, int64, like what is returned.
+        parts: All rows, those with the largest terms first; see `split_rows`.
+        count: How many candidates there are.
 
     Returns:
         `(groups,)` indices; of equal candidates, the lowest.
     """
-    best = torch.full(known.shape, torch.inf, dtype=torch.float64, device=known.device)
-    found = torch.zeros_like(known)
-    shares = [slice(*ends) for ends in pairwise([0, *(max(1, round(num_rows * part)) for part in _SHARES)])]
-    for candidate in candidates:
-        total = torch.zeros_like(best)
-        for rows in shares:
-            if rows.stop > rows.start:
-                total += losses(candidate, rows)
+    first, *others = parts
+    begun = torch.stack([losses(candidate)(first) for candidate in range(count)])
+    best = torch.full_like(begun[0], torch.inf)
+    found = torch.zeros_like(best, dtype=torch.int64)
+    # A candidate is as promising as it is for the group that it suits best.
+    promise = (begun / begun.amin(dim=0).clamp_min(torch.finfo(begun.dtype).tiny)).amin(dim=1)
+    for candidate in promise.argsort().tolist():
+        total = begun[candidate]
+        if bool((total > best).all()):
+            continue
+        on_rows = losses(candidate)
+        for rows in others:
+            total = total + on_rows(rows)
             if bool((total > best).all()):
                 break
         else:
@@ -45,18 +67,15 @@ def best_candidates(losses: Losses, num_rows: int, candidates: Iterable[int], kn
     return found
 
 
-def nearest_first(center: int, count: int) -> list[int]:
-    """All of `count` candidates, those near a likely one first."""
-    return sorted(range(count), key=lambda index: abs(index - center))
-
-
 def alternate(rounds: int, *steps: Callable[[], bool]) -> None:
-    """Take steps in turn, at most so many rounds, until a round changes nothing: neither would later ones.
+    """Take steps in turn until another turn of all would change nothing, at most so many rounds.
 
     Args:
         rounds: At most.
-        *steps: Each tells whether it changed something.
+        *steps: Each depends on what the others found last, and tells whether it found something new.
     """
-    for _ in range(rounds):
-        if not any([step() for step in steps]):
+    unchanged = 0
+    for step in steps * rounds:
+        unchanged = 0 if step() else unchanged + 1
+        if unchanged >= len(steps) - 1:
             return

@@ -1,13 +1,13 @@
 """`ptq4vit`: symmetric scales by alternating search, gradients as weights, twin ranges."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from quee_hf.ptq.exact_search import alternate, best_candidates, nearest_first
+from quee_hf.ptq.exact_search import alternate, best_candidates, split_rows
 from quee_hf.ptq.gradients import GRADIENT_SOURCES
 from quee_hf.ptq.method import LinearSearch, MatmulSearch, Parameters, PTQMethod
 from quee_hf.ptq.observation import Seen
@@ -26,8 +26,7 @@ FACTORS = [
     SMALLEST_FACTOR + step * (LARGEST_FACTOR - SMALLEST_FACTOR) / NUM_CANDIDATES
     for step in range(NUM_CANDIDATES)
 ]
-# The factor nearest to 1, where the search starts.
-_START = round((1 - SMALLEST_FACTOR) / (LARGEST_FACTOR - SMALLEST_FACTOR) * NUM_CANDIDATES)
+_NONE = -1  # no candidate: a search starts at the scale that clips nothing, which is none
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -82,45 +81,42 @@ class PTQ4ViT(PTQMethod):
     def prepare_linear(self, target: MultiLevelLinear, weight: Tensor, seen: Seen, seed: int) -> LinearSearch:
         """Return the alternating search over the scales of weight and input."""
         importance = self._importance(seen).flatten(0, -2)
-        order = importance.sum(dim=1).argsort(descending=True)
-        data = _LinearData(seen.rows[order], weight, importance[order].sqrt(), target)
+        order, parts = _by_importance(importance)
+        data = _LinearData(seen.rows[order], weight, importance[order].sqrt(), parts, target)
         return lambda bits, given: _LinearSearch(data, bits, given).run()
 
     def prepare_matmul(self, target: MultiLevelMatmul, seen: Seen, seed: int) -> MatmulSearch:
         """Return the alternating search over the scales, or the split, of both operands."""
         importance = self._importance(seen)
-        order = importance.flatten(1).sum(dim=1).argsort(descending=True)
+        order, parts = _by_importance(importance)
         left, right = (operand[order] for operand in seen.inputs)
         kind = _SplitSearch if isinstance(target.left, TwinSoftmaxQuantizer) else _MatmulSearch
-        guess = _Guess()
-        return lambda bits: kind(left, right, importance[order], bits, guess).run()
+        return lambda bits: kind(left, right, importance[order], parts, bits).run()
 
 
-@dataclass
-class _Guess:
-    """Where the last search ended: the next level's search looks there first, which saves time."""
-
-    first: int = _START
-    second: int = _START
+def _by_importance(importance: Tensor) -> tuple[Tensor, list[slice]]:
+    """Return the order of rows, the most important first, and the parts into which a search cuts them."""
+    ordered, order = importance.flatten(1).sum(dim=1).sort(descending=True)
+    return order, split_rows(ordered)
 
 
 class _LinearData:
     """A layer's data, most important rows first; all levels share it."""
 
-    def __init__(self, x: Tensor, weight: Tensor, root: Tensor, target: MultiLevelLinear) -> None:
-        self.x, self.weight, self.root = x, weight, root
+    def __init__(
+        self, x: Tensor, weight: Tensor, root: Tensor, parts: Sequence[slice], target: MultiLevelLinear
+    ) -> None:
+        self.x, self.weight, self.root, self.parts = x, weight, root, parts
         self.output = x @ weight.t()
-        self.num_matrices = 3 if target.layout.product == "qkv" else 1
+        num_matrices = 3 if target.layout.product == "qkv" else 1
+        size = len(weight) // num_matrices
+        self.matrices = [slice(start, start + size) for start in range(0, len(weight), size)]
         self.is_twin = isinstance(target.input, TwinGeluQuantizer)
-        self.guess = _Guess()
 
-    def losses(self, output: Tensor, rows: slice) -> Tensor:
-        """Weighed squared errors of an output (overwritten) on some rows, by matrix."""
-        errors = output.sub_(self.output[rows]).mul_(self.root[rows])
-        if self.num_matrices == 1:
-            flat = errors.flatten()
-            return torch.dot(flat, flat).double()[None]
-        return errors.square_().sum(dim=0).double().view(self.num_matrices, -1).sum(dim=1)
+    def loss(self, output: Tensor, rows: slice, columns: slice = slice(None)) -> Tensor:
+        """Weighed squared error of an output (overwritten) on some rows, `(1,)`."""
+        errors = output.sub_(self.output[rows, columns]).mul_(self.root[rows, columns]).flatten()
+        return torch.dot(errors, errors).double()[None]
 
 
 class _LinearSearch:
@@ -129,12 +125,12 @@ class _LinearSearch:
     def __init__(self, data: _LinearData, bits: int, given: WeightCodes | None) -> None:
         self.data, self.bits, self.half, self.given = data, bits, 2 ** (bits - 1), given
         self.factors = torch.tensor(FACTORS, device=data.x.device)
-        largest = torch.stack([matrix.abs().amax() for matrix in data.weight.chunk(data.num_matrices)])
+        largest = torch.stack([data.weight[matrix].abs().amax() for matrix in data.matrices])
         self.full_weight = (largest / (self.half - 0.5)).clamp_min(_TINY)
         largest = data.x.amax() if data.is_twin else data.x.abs().amax()
         self.full_input = (largest / (self.half - 0.5)).clamp_min(_TINY)
-        self.at_weight = torch.full((data.num_matrices,), _START, device=data.x.device)
-        self.at_input = torch.full((1,), _START, device=data.x.device)
+        self.at_weight = torch.full((len(data.matrices),), _NONE, device=data.x.device)
+        self.at_input = torch.full((1,), _NONE, device=data.x.device)
         # The first round starts at the scales that clip nothing.
         self.input_scale = self.full_input
         self.codes = given or self._weight_codes(self.full_weight)
@@ -149,37 +145,49 @@ class _LinearSearch:
         return self.codes, {"scale": self.input_scale, "zero_point": zero_point}
 
     def _improve_weight(self) -> bool:
-        data, before = self.data, self.at_weight
-        terms = self._input_terms(data.x, self.input_scale)
-
-        def losses(candidate: int, rows: slice) -> Tensor:
-            codes = self._weight_codes(self.full_weight * self.factors[candidate])
-            return data.losses(
-                _output([term._replace(codes=term.codes[rows]) for term in terms], codes), rows
-            )
-
-        order = nearest_first(data.guess.first, NUM_CANDIDATES)
-        self.at_weight = best_candidates(losses, len(data.x), order, before)
-        data.guess.first = int(self.at_weight[0])
+        before, terms = self.at_weight, self._input_terms(self.data.x, self.input_scale)
+        found = [
+            self._best_factor(terms, matrix, full)
+            for matrix, full in zip(self.data.matrices, self.full_weight, strict=True)
+        ]
+        self.at_weight = torch.cat(found)
         self.codes = self._weight_codes(self.full_weight * self.factors[self.at_weight])
         return not torch.equal(before, self.at_weight)
+
+    def _best_factor(self, terms: Sequence[Term], matrix: slice, full: Tensor) -> Tensor:
+        data, weight = self.data, self.data.weight[matrix]
+
+        def losses(candidate: int) -> Callable[[slice], Tensor]:
+            scale = (full * self.factors[candidate]).expand(len(weight))
+            codes = _weight_codes(weight, scale, self.bits)
+
+            def on_rows(rows: slice) -> Tensor:
+                part = [term._replace(codes=term.codes[rows]) for term in terms]
+                return data.loss(_output(part, codes), rows, matrix)
+
+            return on_rows
+
+        return best_candidates(losses, data.parts, NUM_CANDIDATES)
 
     def _improve_input(self) -> bool:
         data, before = self.data, self.at_input
 
-        def losses(candidate: int, rows: slice) -> Tensor:
-            terms = self._input_terms(data.x[rows], self.full_input * self.factors[candidate])
-            return data.losses(_output(terms, self.codes), rows).sum()[None]
+        def losses(candidate: int) -> Callable[[slice], Tensor]:
+            scale = self.full_input * self.factors[candidate]
 
-        order = nearest_first(data.guess.second, NUM_CANDIDATES)
-        self.at_input = best_candidates(losses, len(data.x), order, before)
-        data.guess.second = int(self.at_input)
+            def on_rows(rows: slice) -> Tensor:
+                terms = self._input_terms(data.x[rows], scale)
+                return data.loss(_output(terms, self.codes), rows)
+
+            return on_rows
+
+        self.at_input = best_candidates(losses, data.parts, NUM_CANDIDATES)
         self.input_scale = self.full_input * self.factors[self.at_input[0]]
         return not torch.equal(before, self.at_input)
 
-    def _weight_codes(self, scale: Tensor) -> WeightCodes:
-        by_row = scale.repeat_interleave(len(self.data.weight) // self.data.num_matrices)
-        return WeightCodes(_signed(self.data.weight, by_row[:, None], self.bits).to(torch.int8), by_row)
+    def _weight_codes(self, scales: Tensor) -> WeightCodes:
+        by_row = scales.repeat_interleave(len(self.data.weight) // len(scales))
+        return _weight_codes(self.data.weight, by_row, self.bits)
 
     def _negative_scale(self) -> Tensor:
         return torch.full_like(self.full_input, GELU_MINIMUM / self.half)
@@ -193,6 +201,10 @@ class _LinearSearch:
 def _signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     half = 2 ** (bits - 1)
     return (x / scale).round_().clamp_(-half, half - 1)
+
+
+def _weight_codes(weight: Tensor, scale: Tensor, bits: int) -> WeightCodes:
+    return WeightCodes(_signed(weight, scale[:, None], bits).to(torch.int8), scale)
 
 
 def _output(terms: Sequence[Term], weight: WeightCodes) -> Tensor:
@@ -209,15 +221,22 @@ def _output(terms: Sequence[Term], weight: WeightCodes) -> Tensor:
 class _MatmulSearch:
     """The scales of both operands of a matrix product, per head, at one bit-width."""
 
-    def __init__(self, left: Tensor, right: Tensor, importance: Tensor, bits: int, guess: _Guess) -> None:
-        self.left, self.right, self.importance, self.guess = left, right, importance, guess
+    def __init__(
+        self,
+        left: Tensor,
+        right: Tensor,
+        importance: Tensor,
+        parts: Sequence[slice],
+        bits: int,
+    ) -> None:
+        self.left, self.right, self.importance, self.parts = left, right, importance, parts
         self.bits, self.half = bits, 2 ** (bits - 1)
         self.output, self.factors = left @ right, torch.tensor(FACTORS, device=left.device)
         self.full_left, self.full_right = (
             (x.abs().amax(dim=(0, 2, 3)) / (self.half - 0.5)).clamp_min(_TINY)[:, None, None]
             for x in (left, right)
         )
-        self.at_left = self.at_right = torch.full((left.shape[1],), _START, device=left.device)
+        self.at_left = self.at_right = torch.full((left.shape[1],), _NONE, device=left.device)
         self.left_scale, self.right_scale = self.full_left, self.full_right
         self.rounded_left = left
 
@@ -235,13 +254,11 @@ class _MatmulSearch:
     def _improve_left(self) -> bool:
         before, rounded_right = self.at_left, self._round(self.right, self.right_scale)
 
-        def losses(candidate: int, rows: slice) -> Tensor:
-            rounded = self._round(self.left[rows], self.full_left * self.factors[candidate])
-            return self._losses(rounded, rounded_right[rows], rows)
+        def losses(candidate: int) -> Callable[[slice], Tensor]:
+            scale = self.full_left * self.factors[candidate]
+            return lambda rows: self._losses(self._round(self.left[rows], scale), rounded_right[rows], rows)
 
-        order = nearest_first(self.guess.first, NUM_CANDIDATES)
-        self.at_left = best_candidates(losses, len(self.left), order, before)
-        self.guess.first = int(self.at_left[0])
+        self.at_left = best_candidates(losses, self.parts, NUM_CANDIDATES)
         self.left_scale = self.full_left * self.factors[self.at_left][:, None, None]
         self.rounded_left = self._round(self.left, self.left_scale)
         return not torch.equal(before, self.at_left)
@@ -249,13 +266,13 @@ class _MatmulSearch:
     def _improve_right(self) -> bool:
         before = self.at_right
 
-        def losses(candidate: int, rows: slice) -> Tensor:
-            rounded = self._round(self.right[rows], self.full_right * self.factors[candidate])
-            return self._losses(self.rounded_left[rows], rounded, rows)
+        def losses(candidate: int) -> Callable[[slice], Tensor]:
+            scale = self.full_right * self.factors[candidate]
+            return lambda rows: self._losses(
+                self.rounded_left[rows], self._round(self.right[rows], scale), rows
+            )
 
-        order = nearest_first(self.guess.second, NUM_CANDIDATES)
-        self.at_right = best_candidates(losses, len(self.left), order, before)
-        self.guess.second = int(self.at_right[0])
+        self.at_right = best_candidates(losses, self.parts, NUM_CANDIDATES)
         self.right_scale = self.full_right * self.factors[self.at_right][:, None, None]
         return not torch.equal(before, self.at_right)
 
@@ -270,9 +287,9 @@ class _MatmulSearch:
 class _SplitSearch(_MatmulSearch):
     """The split of attention probabilities, one for all heads, and the values' scales."""
 
-    def __init__(self, left: Tensor, right: Tensor, importance: Tensor, bits: int, guess: _Guess) -> None:
-        super().__init__(left, right, importance, bits, guess)
-        self.at_left = torch.zeros(1, dtype=torch.long, device=left.device)
+    def __init__(self, left: Tensor, *data: Any) -> None:
+        super().__init__(left, *data)
+        self.at_left = torch.full((1,), _NONE, device=left.device)
 
     def _left_parameters(self) -> Parameters:
         return {"exponent": self.at_left[0]}
@@ -280,12 +297,13 @@ class _SplitSearch(_MatmulSearch):
     def _improve_left(self) -> bool:
         before = self.at_left
 
-        def losses(candidate: int, rows: slice) -> Tensor:
+        def losses(candidate: int) -> Callable[[slice], Tensor]:
             # As coded, the split is searched with values in full precision.
-            rounded = self._round_split(self.left[rows], candidate)
-            return self._losses(rounded, self.right[rows], rows).sum()[None]
+            return lambda rows: self._losses(
+                self._round_split(self.left[rows], candidate), self.right[rows], rows
+            ).sum()[None]
 
-        self.at_left = best_candidates(losses, len(self.left), range(NUM_SPLITS), before)
+        self.at_left = best_candidates(losses, self.parts, NUM_SPLITS)
         self.rounded_left = self._round_split(self.left, int(self.at_left))
         return not torch.equal(before, self.at_left)
 
