@@ -25,7 +25,6 @@ from quee_hf.backbones.loading import open_classifier
 from quee_hf.data import load_image_dataset
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference, cost_at_accuracy
 from quee_hf.diagnostics.gate_quality import describe_gates
-from quee_hf.diagnostics.plots import plot_accuracy_cost
 from quee_hf.diagnostics.report import (
     describe_accuracy,
     describe_exits,
@@ -36,6 +35,7 @@ from quee_hf.diagnostics.report import (
 from quee_hf.diagnostics.static_paths import collect_all_outputs
 from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
+from quee_hf.plots import plot_accuracy_cost
 
 ROOT = Path(__file__).parents[1]
 ASSETS = Path(os.environ.get("QUEE_ASSETS", ROOT.parent / "shared" / "assets"))

@@ -29,7 +29,7 @@ from transformers.utils import logging
 from quee_hf import ExitHeadTrainer, GateTrainer, QuEEForImageClassification, quantize, recommended_arguments
 from quee_hf.data import LabelledImages
 from quee_hf.diagnostics import wilson_interval
-from quee_hf.diagnostics.plots import plot_accuracy_cost, plot_image_sheet
+from quee_hf.plots import plot_accuracy_cost, plot_image_sheet
 
 OUTPUT = Path("quickstart-output")
 EXITS, LEVELS, LAMBDAS = [1, 2, 4, 8], [8, 4, 3], [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0]

@@ -1,6 +1,8 @@
 """Model files: written whole or not at all, and checked before they are loaded."""
 
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +29,7 @@ _DTYPE_NAMES = {
 }
 _FLOAT_NAMES = {"F32", "F16", "BF16"}
 _SMALL = 2**14  # elements
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_FINITE = "holds NaN or infinity"
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -101,6 +104,7 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
     options = {**hub_options, "_raise_exceptions_for_missing_entries": False}
     single = cached_file(source, SAFE_WEIGHTS_NAME, **options)
     if single is not None:
+        check_download(single)
         return [single]
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **options)
     if index is None:
@@ -119,7 +123,32 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
         raise IncompatibleCheckpointError(
             f"{source}: the shards listed in {index} are incomplete: {error}"
         ) from error
+    for file in files:
+        check_download(file)
     return list(files)
+
+
+def check_download(file: str) -> None:
+    """Compare a file in the Hub's cache with the checksum that the Hub gave, which names it there.
+
+    Files elsewhere have none. One that differs is removed from the cache, so that it is fetched anew.
+
+    Raises:
+        IncompatibleCheckpointError: If it differs.
+    """
+    blob = Path(file).resolve()
+    if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
+        return
+    with blob.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != blob.name:
+        Path(file).unlink()
+        blob.unlink(missing_ok=True)
+        raise IncompatibleCheckpointError(
+            f"{Path(file).name} is not the file that the Hub says it is: it was damaged on its way or changed"
+            f" since (SHA-256 {digest[:12]}..., expected {blob.name[:12]}...). It was removed from the"
+            " cache; load the model again to fetch it anew."
+        )
 
 
 def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ GATE_FEATURES = ("confidence", "probabilities")
 COST_MODELS = ("bitops", "flops", "latency")
 FIRST_LEVELS = ("highest", "any")
 TRAINABLE_PARTS = ("heads", "gates")
+RECORDS = ("base_model", "license", "measured")
 # What transformers itself passes to or stores in any config beside the declared fields.
 _FOREIGN_FIELDS = {
     "_attn_implementation_internal",
@@ -68,6 +69,8 @@ class QuEEConfig(PreTrainedConfig):
             most exact level.
         logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
         trained_parts: Which of "heads" and "gates" have been trained.
+        record: How the model came about, for its card: "base_model" (Hub id), "license" (as the Hub spells
+            it), and "measured", what `quee build` found out; `None` if nothing is known.
         image_size: Side of the square input in pixels; `None` takes the backbone's.
         format_version: Version of the file layout that wrote this config.
 
@@ -104,6 +107,7 @@ class QuEEConfig(PreTrainedConfig):
     cost_lambda: float | int | None = None
     logit_scale: float | None = None
     trained_parts: list[str] | tuple[str, ...] = ()
+    record: dict[str, Any] | None = None
     image_size: int | list[int] | tuple[int, ...] | None = None
     format_version: int = FORMAT_VERSION
 
@@ -177,6 +181,13 @@ class QuEEConfig(PreTrainedConfig):
         """The levels as a list, whatever sequence the config was made or loaded with."""
         return list(self.levels)
 
+    def forget_measurements(self) -> None:
+        """Drop what was measured of weights that have changed since: operating points, the default lambda."""
+        self.operating_points = self.certificates = self.cost_lambda = None
+        self.record = (
+            {key: self.record[key] for key in self.record if key != "measured"} if self.record else None
+        )
+
     def validate_format(self) -> None:
         """The format is one that this version reads."""
         if not OLDEST_FORMAT_VERSION <= self.format_version <= FORMAT_VERSION:
@@ -239,6 +250,8 @@ class QuEEConfig(PreTrainedConfig):
             raise ValueError(f"`image_size` must be at least 1, got {size}.")
         if self.scheme is not None:
             check_kept(self.scheme.kept, getattr(self.backbone_config, "num_hidden_layers", None))
+        if unknown := set(self.record or ()) - set(RECORDS):
+            raise ValueError(f"`record` may hold {list(RECORDS)}, got {sorted(unknown)}.")
         for point in self.operating_points or ():
             if not {"cost_lambda", "cost", "accuracy"} <= set(point):
                 raise ValueError(

@@ -116,6 +116,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         fields: dict[str, Any] = {
             "id2label": source.id2label,
             "logit_scale": source.logit_scale,
+            "record": None if source.hub_id is None else {"base_model": source.hub_id},
             **config_fields,
         }
         names = {int(index): name for index, name in fields["id2label"].items()}
@@ -150,7 +151,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             raise ValueError("`cost_table` is for other levels: set it to None, and `cost_model`, first.")
         config.levels = list(levels)
         config.trained_parts = [part for part in config.trained_parts if part != "gates"]
-        config.operating_points = config.certificates = config.cost_lambda = None
+        config.forget_measurements()
         self.trunk = trunk
         self._make_gates()
         nn.Module.to(self.gates, self.device)
@@ -349,12 +350,11 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             NotReadyError: If the gates are not trained.
         """
         self._check_gates_are_trained()
-        outputs = validation
-        if not isinstance(outputs, PathOutputs):
-            outputs = collect_path_outputs(self, outputs, batch_size=batch_size, device=self.device)
-        points = measure_operating_points(self, outputs, lambdas)
-        full = self.paths.index((0,) * self.config.num_exits)
-        full_accuracy = 1 - float(outputs.is_wrong[:, full].double().mean())
+        if not isinstance(validation, PathOutputs):
+            validation = collect_path_outputs(self, validation, batch_size=batch_size, device=self.device)
+        points = measure_operating_points(self, validation, lambdas)
+        full_error = validation.is_wrong[:, self.paths.index((0,) * self.config.num_exits)].double().mean()
+        self.config.forget_measurements()
         self.config.operating_points = points
-        self.config.cost_lambda = cheapest_within(points, full_accuracy - max_accuracy_drop)
+        self.config.cost_lambda = cheapest_within(points, 1 - float(full_error) - max_accuracy_drop)
         return points

@@ -1,9 +1,13 @@
 """`QuEEPreTrainedModel`: loading and saving, checked more strictly than transformers does."""
 
 import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -18,6 +22,8 @@ from quee_hf.checkpoints import (
 )
 from quee_hf.configuration import QuEEConfig
 from quee_hf.gates.error_predictor import ErrorPredictor
+from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, is_own_text, write_card
+from quee_hf.hub.remote_code import AUTO_MAP, write_remote_code
 
 _PUSH_OPTIONS = (
     "repo_id",
@@ -92,8 +98,64 @@ class QuEEPreTrainedModel(PreTrainedModel):
             return
         hub_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if push_to_hub and name in kwargs}
         check_savable(kwargs.get("state_dict") or self.state_dict())
-        with atomic_directory(save_directory) as staging:
-            super().save_pretrained(staging, **kwargs)
+        target = Path(save_directory)
+        with atomic_directory(target) as staging:
+            self._write_files(staging, **kwargs)
+            if (target / CARD_FILE).exists() and is_own_text(
+                (target / CARD_FILE).read_text(encoding="utf-8")
+            ):
+                (staging / CARD_FILE).unlink()
+        if not self.config.operating_points:
+            (target / PICTURE_FILE).unlink(missing_ok=True)  # of an earlier save
         if push_to_hub:
-            repo_id = hub_options.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            repo_id = hub_options.pop("repo_id", target.resolve().name)
             self.push_to_hub(repo_id, **hub_options)
+
+    def _write_files(
+        self, folder: Path, repo_id: str | None = None, tags: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(folder, **kwargs)
+        write_remote_code(folder)
+        write_card(folder, cast(QuEEConfig, self.config), repo_id, tags=tags)
+
+    def push_to_hub(  # type: ignore[override]  # noqa: PLR0913 - transformers' arguments; it returns a commit
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: Sequence[str] = (),
+    ) -> CommitInfo:
+        """Push config, weights and card to the Hub, in one commit; arguments as in transformers.
+
+        A card there that somebody wrote, rather than quee_hf, stays. The image processor is pushed by its own
+        `push_to_hub`, or with all other files by `quee push`.
+
+        Returns:
+            The commit.
+
+        Raises:
+            ValueError: If a weight is float64, NaN or infinite, which loading would refuse.
+        """
+        check_savable(self.state_dict())
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self._write_files(Path(folder), repo_id, tags, max_shard_size=max_shard_size)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload a QuEE model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=[CARD_FILE] if has_own_card(api, repo_id, revision) else None,
+            )

@@ -71,7 +71,8 @@ class TestOutput:
     def test_without_a_report_there_is_only_the_model(self, root, tmp_path):
         quantize_classifier(plan(root), tmp_path / "deep" / "out")
         assert {file.name for file in (tmp_path / "deep" / "out").iterdir()} == {
-            "config.json", "model.safetensors", "preprocessor_config.json",
+            "config.json", "model.safetensors", "preprocessor_config.json", "README.md",
+            "configuration_quee.py", "modeling_quee.py",
         }  # fmt: skip
 
     def test_same_plan_gives_the_same_bytes(self, root, tmp_path):

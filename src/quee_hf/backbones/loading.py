@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,7 @@ class SourceClassifier:
         id2label: Class names.
         class_embeddings: `(classes, size)`, of length 1, float32; CLIP only.
         logit_scale: Multiplier of the cosine; CLIP only.
+        hub_id: Of the model on the Hub, if it came from there.
     """
 
     config: PreTrainedConfig
@@ -44,6 +46,7 @@ class SourceClassifier:
     id2label: dict[int, str]
     class_embeddings: Tensor | None = None
     logit_scale: float | None = None
+    hub_id: str | None = None
 
 
 def open_classifier(
@@ -79,7 +82,7 @@ def open_classifier(
             raise UnsupportedBackboneError(
                 f"{type(model).__name__} has no classification head (`num_labels` is 0)."
             )
-        return SourceClassifier(config, modules, cast(dict[int, str], config.id2label))
+        return SourceClassifier(config, modules, cast(dict[int, str], config.id2label), hub_id=_hub_id(model))
     if class_embeddings is None:
         raise ValueError(
             "A CLIP model needs `class_embeddings`: one text embedding per class, (classes, size)."
@@ -89,7 +92,14 @@ def open_classifier(
     own_scale = model.logit_scale.item() if isinstance(model, CLIPModel) else DEFAULT_LOGIT_SCALE
     scale = next(value for value in (logit_scale, stored_scale, own_scale) if value is not None)
     names = {index: f"LABEL_{index}" for index in range(len(embeddings))}
-    return SourceClassifier(config, modules, names, embeddings, math.exp(scale))
+    return SourceClassifier(config, modules, names, embeddings, math.exp(scale), _hub_id(model))
+
+
+def _hub_id(model: PreTrainedModel) -> str | None:
+    """Return the Hub id that a model was loaded from; the path of a directory is nobody else's business."""
+    name = str(model.config.name_or_path)
+    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not Path(name).exists()
+    return name if is_id else None
 
 
 def _load(source: str | os.PathLike[str]) -> PreTrainedModel:

@@ -20,6 +20,9 @@ from quee_hf.diagnostics.versions import library_versions
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 
+# What of a report goes with the model, for its card.
+_RECORDED = ("exits", "uniform_paths", "gates", "gate_targets", "max_accuracy_drop", "seed", "versions")
+
 
 def write_report(
     path: Path,
@@ -29,7 +32,7 @@ def write_report(
     uniform: PathOutputs,
     targets: Tensor,
 ) -> None:
-    """Measure the model on the images of the operating points, and write the report.
+    """Measure the model on the images of the operating points, write the report, and record it in the config.
 
     Args:
         path: File to write.
@@ -41,29 +44,36 @@ def write_report(
     """
     recipe, config = ingredients.recipe, model.config
     lambdas = [point["cost_lambda"] for point in config.operating_points or ()]
-    write_json(
-        path,
-        {
-            "exit_blocks": list(config.exit_blocks),
-            "levels": config.level_list,
-            "cost_model": config.cost_model,
-            "quantization": config.quantization,
-            "cost_lambda": config.cost_lambda,
-            "max_accuracy_drop": recipe.max_accuracy_drop,
-            "num_images": len(outputs),
-            "exits": describe_exits(model, outputs),
-            "uniform_paths": describe_uniform(model, uniform),
-            "paths": describe_paths(model, outputs),
-            "operating_points": [
-                describe_routing(routed, config.num_exits) for routed in route_images(model, outputs, lambdas)
-            ],
-            "gate_targets": recipe.gate_targets,
-            "gates": describe_gates(model, outputs, targets),
-            "roles": _roles(ingredients),
-            "seed": recipe.seed,
-            "versions": library_versions(),
-        },
-    )
+    report: dict[str, Any] = {
+        "exit_blocks": list(config.exit_blocks),
+        "levels": config.level_list,
+        "cost_model": config.cost_model,
+        "quantization": config.quantization,
+        "cost_lambda": config.cost_lambda,
+        "max_accuracy_drop": recipe.max_accuracy_drop,
+        "num_images": len(outputs),
+        "exits": describe_exits(model, outputs),
+        "uniform_paths": describe_uniform(model, uniform),
+        "paths": describe_paths(model, outputs),
+        "operating_points": [
+            describe_routing(routed, config.num_exits) for routed in route_images(model, outputs, lambdas)
+        ],
+        "gate_targets": recipe.gate_targets,
+        "gates": describe_gates(model, outputs, targets),
+        "roles": _roles(ingredients),
+        "seed": recipe.seed,
+        "versions": library_versions(),
+    }
+    write_json(path, report)
+    roles = [{**role, "source": _shown(role["source"])} for role in report["roles"]]
+    data = _shown(recipe.validation)
+    measured = {**{key: report[key] for key in _RECORDED}, "roles": roles, "data": data}
+    config.record = {**(config.record or {}), "measured": measured}
+
+
+def _shown(source: str) -> str:
+    """Name a source of images without the folders of this machine."""
+    return ",".join(Path(part).name if Path(part).exists() else part for part in source.split(","))
 
 
 def _roles(ingredients: Ingredients) -> list[dict[str, Any]]:

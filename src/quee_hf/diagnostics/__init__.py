@@ -10,8 +10,8 @@ from quee_hf.diagnostics.curves import (
     bootstrap_area_difference,
     cost_at_accuracy,
     undominated_points,
-    wilson_interval,
 )
+from quee_hf.intervals import wilson_interval
 
 __all__ = [
     "area_under_curve",

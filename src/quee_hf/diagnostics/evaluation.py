@@ -9,7 +9,6 @@ import torch
 
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference
 from quee_hf.diagnostics.gate_quality import describe_gates
-from quee_hf.diagnostics.plots import plot_accuracy_cost
 from quee_hf.diagnostics.report import (
     RoutedImages,
     describe_exits,
@@ -24,6 +23,7 @@ from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, Thresholded, th
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.levels import Level
 from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.plots import plot_accuracy_cost
 
 
 def evaluate_model(

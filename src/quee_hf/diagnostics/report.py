@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from quee_hf.blueprint import segment_costs
-from quee_hf.diagnostics.curves import wilson_interval
 from quee_hf.diagnostics.static_paths import uniform_paths
 from quee_hf.diagnostics.thresholding import Thresholded, exact_nodes
 from quee_hf.execution.path_outputs import PathOutputs, replay
+from quee_hf.intervals import wilson_interval
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.paths import Path
 from quee_hf.routing.costs import path_costs

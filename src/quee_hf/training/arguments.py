@@ -52,15 +52,19 @@ def with_own_columns(args: TrainingArguments) -> TrainingArguments:
 def marked_as_trained(model: Any, part: str) -> Iterator[None]:
     """Say in a model's config that its "heads" or "gates" are trained, unless the block fails.
 
-    Checkpoints that the block saves say so, too.
+    Checkpoints that the block saves say so, too. What was measured before is forgotten; gates have learnt
+    the errors of the heads that were there, so after new heads they count as untrained.
     """
-    before = model.config.trained_parts
-    model.config.trained_parts = sorted({*before, part})
+    config = model.config
+    kept = {"heads": set(), "gates": {"heads"}}[part]
+    before = config.trained_parts
+    config.trained_parts = sorted({*before} & kept | {part})
     try:
         yield
     except BaseException:
-        model.config.trained_parts = before
+        config.trained_parts = before
         raise
+    config.forget_measurements()
 
 
 def with_early_stopping(

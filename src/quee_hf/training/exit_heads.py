@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, TrainingArguments
 
 from quee_hf.exits.loss import scaled_exit_loss
 from quee_hf.modeling import QuEEForImageClassification
@@ -17,6 +17,7 @@ from quee_hf.training.arguments import (
     with_early_stopping,
     with_own_columns,
 )
+from quee_hf.training.trainer import QuEETrainer
 
 # Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
 # losses of deep exits rise early while those of shallow exits still fall.
@@ -71,7 +72,7 @@ def collect_exit_features(
     return ExitFeatures(torch.cat(pooled), torch.cat(labels).long())
 
 
-class ExitHeadTrainer(Trainer):
+class ExitHeadTrainer(QuEETrainer):
     """Train the exit heads, all but the last, with the scaled loss.
 
     A `transformers.Trainer`: arguments, callbacks, checkpoints, resuming and pushing work as there. If the

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.gates.features import unknown_probabilities
@@ -19,6 +19,7 @@ from quee_hf.training.arguments import (
     with_own_columns,
 )
 from quee_hf.training.error_targets import ErrorTargets
+from quee_hf.training.trainer import QuEETrainer
 
 # Gates are small and their features few: they take a higher rate than heads, and more epochs.
 GATE_ARGUMENTS = {"learning_rate": 5e-3, "num_train_epochs": 40}
@@ -69,7 +70,7 @@ def gate_loss(model: QuEEForImageClassification, probabilities: Tensor, targets:
     return total
 
 
-class GateTrainer(Trainer):
+class GateTrainer(QuEETrainer):
     """Train the gates on the outputs of all paths; heads and backbone do not change.
 
     A `transformers.Trainer`: arguments, callbacks, checkpoints, resuming and pushing work as there. If the

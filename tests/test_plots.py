@@ -1,4 +1,4 @@
-"""Tests of `quee_hf.diagnostics.plots`: what is in a picture, not how it looks to the pixel."""
+"""Tests of `quee_hf.plots`: what is in a picture, not how it looks to the pixel."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from quee_hf.diagnostics.plots import plot_accuracy_cost, plot_exit_shares, plot_image_sheet
+from quee_hf.plots import plot_accuracy_cost, plot_exit_shares, plot_image_sheet
 
 
 @pytest.fixture

@@ -1,0 +1,222 @@
+"""The sections of a model card, each a function of the config; an empty string if there is nothing to say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from quee_hf.configuration import QuEEConfig
+from quee_hf.intervals import wilson_interval
+
+_SMALLEST_STEP = 0.005  # of cost, between rows of the table
+_COST_UNITS = {
+    "bitops": "multiplications and additions of the blocks, times their bits (BitOPs)",
+    "flops": "multiplications and additions of the blocks (FLOPs)",
+    "latency": "measured time of the blocks",
+}
+
+
+def shown_points(config: QuEEConfig) -> list[dict[str, Any]]:
+    """Return the operating points that differ in cost, and the default, with 95 % intervals.
+
+    Returns:
+        The points as in the config, each with `low` and `high`, the ends of its accuracy's interval.
+    """
+    shown: list[dict[str, Any]] = []
+    for point in config.operating_points or ():
+        is_default = point["cost_lambda"] == config.cost_lambda
+        if is_default or not shown or abs(point["cost"] - shown[-1]["cost"]) >= _SMALLEST_STEP:
+            count = point.get("num_images", 0)
+            ends = (point["accuracy"],) * 2
+            if count:
+                ends = wilson_interval(round(point["accuracy"] * count), count)
+            shown.append({**point, "num_images": count, "low": ends[0], "high": ends[1]})
+    return shown
+
+
+def title_of(config: QuEEConfig, repo_id: str | None) -> str:
+    """Return what to call a model: its name on the Hub, or its kind."""
+    return repo_id.rpartition("/")[2] if repo_id else f"quee-{config.backbone.model_type}"
+
+
+def _what(config: QuEEConfig, repo_id: str | None) -> str:
+    record: Mapping[str, Any] = config.record or {}
+    base = record.get("base_model")
+    made = f"made from [{base}](https://huggingface.co/{base})" if base else "made from a trained classifier"
+    blocks, levels = _join(config.exit_blocks), _join(config.levels)
+    return (
+        f"# {title_of(config, repo_id)}\n\n"
+        f"A [QuEE](https://arxiv.org/abs/2406.14404) image classifier of {config.num_classes} classes,"
+        f" {made} (`{config.backbone.model_type}`, {config.exit_blocks[-1]} blocks). An image may leave after"
+        f" block {blocks}, and the blocks before each exit run at a level of their own: {levels}. Gates that"
+        " predict errors decide both while the image is classified; `cost_lambda` moves between accurate and"
+        " cheap, with no retraining."
+    )
+
+
+def _use(config: QuEEConfig, repo_id: str | None) -> str:
+    source = repo_id or "path/to/this/model"
+    routed = config.cost_lambda is not None or "gates" in config.trained_parts
+    extra = ""
+    if routed:
+        extra = (
+            '\nclassify("image.png", cost_lambda=0.3)  # cheaper'
+            '\nclassify("image.png", cost_lambda=0.3, return_routing=True)  # and the route'
+        )
+    default = (
+        f"Without `cost_lambda`, {config.cost_lambda} is used."
+        if config.cost_lambda is not None
+        else "Without `cost_lambda`, every image runs the whole network at the most exact level."
+    )
+    return (
+        "## How to use it\n\n```bash\npip install quee-hf\n```\n\n```python\n"
+        "import quee_hf  # registers the model type and the pipeline\n"
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("image-classification", model="{source}")\n'
+        f'classify("image.png"){extra}\n```\n\n{default}'
+    )
+
+
+def _points(config: QuEEConfig, _repo_id: str | None) -> str:
+    points = shown_points(config)
+    if not points:
+        return ""
+    rows = [
+        [
+            f"{point['cost_lambda']:g}"
+            + (" (default)" if point["cost_lambda"] == config.cost_lambda else ""),
+            f"{point['cost']:.3f}",
+            f"{point['accuracy']:.1%} ({point['low']:.1%} to {point['high']:.1%})",
+            " ".join(f"{share:.0%}" for share in point.get("exit_shares", ())),
+        ]
+        for point in points
+    ]
+    header = ["cost_lambda", "mean cost", "accuracy (95 %)", "share of images per exit"]
+    return (
+        "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
+        f"Measured on {points[0]['num_images']} images that were used for nothing else. Other images cost and"
+        f" err differently: these are measurements, not guarantees.\n\n{_table(header, rows)}"
+    )
+
+
+def _networks(config: QuEEConfig, _repo_id: str | None) -> str:
+    measured = _measured(config)
+    parts = []
+    for key, title in (("uniform_paths", "whole network"), ("exits", "all images leave at")):
+        if entries := measured.get(key):
+            rows = [
+                [
+                    " → ".join(map(str, entry["path"])),
+                    str(entry["exit_block"]),
+                    f"{entry['cost']:.3f}",
+                    "{:.1%} ({:.1%} to {:.1%})".format(entry["accuracy"], *entry["accuracy_interval"]),
+                ]
+                for entry in entries
+            ]
+            parts.append(_table([title, "block", "cost", "accuracy (95 %)"], rows))
+    return "## Without routing\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _quantization(config: QuEEConfig, _repo_id: str | None) -> str:
+    scheme = config.scheme
+    if scheme is None:
+        return ""
+    options = "".join(f", `{key}={value}`" for key, value in scheme.options.items())
+    kept = ", ".join(f"`{product}` at {level}" for product, level in scheme.kept.items())
+    sharing = {
+        "independent": "each level has its own weights",
+        "nested": "one store of 8-bit weights, whose leading bits are the lower levels",
+    }[scheme.weight_sharing]
+    return (
+        f"## Quantization\n\nMethod `{scheme.method}`{options}, {scheme.num_images} calibration images,"
+        f" weights and activations; {sharing}." + (f" Exceptions: {kept}." if kept else "")
+    )
+
+
+def _gates(config: QuEEConfig, _repo_id: str | None) -> str:
+    gates = _measured(config).get("gates")
+    if not gates:
+        return ""
+    rows = [
+        [
+            str(gate["exit_block"]),
+            f"{gate['rmse']:.3f} ({gate['rmse_of_constant']:.3f})",
+            *(_number(gate.get(key)) for key in ("auroc", "auroc_of_max_probability", "ece")),
+        ]
+        for gate in gates
+    ]
+    header = ["gate after block", "RMSE (of a constant)", "AUROC", "of max probability", "ECE"]
+    return (
+        f"## Gates\n\n{_table(header, rows)}\n\nRMSE is to what the gates were taught, over all paths; AUROC"
+        " ranks images by the predicted error of leaving at once; ECE is the calibration of that prediction."
+    )
+
+
+def _cost(config: QuEEConfig, _repo_id: str | None) -> str:
+    return (
+        f"## Cost\n\n`{config.cost_model}`: {_COST_UNITS[config.cost_model]}, relative to the dearest path."
+        " Embeddings, heads and gates are not counted."
+    )
+
+
+def _roles(config: QuEEConfig, _repo_id: str | None) -> str:
+    roles = _measured(config).get("roles")
+    if not roles:
+        return ""
+    rows = [[role["role"], str(role["num_images"]), role["source"]] for role in roles]
+    return f"## Which images played which role\n\n{_table(['role', 'images', 'source'], rows)}"
+
+
+def _limits(config: QuEEConfig, _repo_id: str | None) -> str:
+    lines = ["- The classes and the kind of images are those of the model that it was made from."]
+    if config.quantization is not None:
+        lines.append(
+            "- Integer levels are computed exactly as integer kernels would; fewer bits save time only where"
+            " such kernels are used."
+        )
+    if config.operating_points and not config.certificates:
+        lines.append("- No loss of accuracy is guaranteed at any operating point.")
+    if "gates" not in config.trained_parts:
+        lines.append("- The gates are not trained: images are not routed, but a path can be forced.")
+    return "## Limits\n\n" + "\n".join(lines)
+
+
+def _licence(config: QuEEConfig, _repo_id: str | None) -> str:
+    record: Mapping[str, Any] = config.record or {}
+    stated = record.get("license")
+    text = f"`{stated}`." if stated else "Not stated here; that of the model that it was made from applies."
+    versions = _measured(config).get("versions")
+    made = ""
+    if versions:
+        made = "\n\nMade with " + ", ".join(f"{key} {value}" for key, value in versions.items()) + "."
+    return f"## Licence\n\n{text}{made}"
+
+
+SECTIONS: tuple[Callable[[QuEEConfig, str | None], str], ...] = (
+    _what,
+    _use,
+    _points,
+    _networks,
+    _quantization,
+    _gates,
+    _cost,
+    _roles,
+    _limits,
+    _licence,
+)
+
+
+def _measured(config: QuEEConfig) -> Mapping[str, Any]:
+    return (config.record or {}).get("measured") or {}
+
+
+def _join(values: Sequence[object]) -> str:
+    *first, last = map(str, values)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
