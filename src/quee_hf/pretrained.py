@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -22,7 +22,8 @@ from quee_hf.checkpoints import (
 )
 from quee_hf.configuration import QuEEConfig
 from quee_hf.gates.error_predictor import ErrorPredictor
-from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, is_own_text, write_card
+from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, is_own_text, write_card
+from quee_hf.hub.publish import publish_folder
 from quee_hf.hub.remote_code import AUTO_MAP, write_remote_code
 
 _PUSH_OPTIONS = (
@@ -111,13 +112,11 @@ class QuEEPreTrainedModel(PreTrainedModel):
             repo_id = hub_options.pop("repo_id", target.resolve().name)
             self.push_to_hub(repo_id, **hub_options)
 
-    def _write_files(
-        self, folder: Path, repo_id: str | None = None, tags: Sequence[str] = (), **kwargs: Any
-    ) -> None:
+    def _write_files(self, folder: Path, **kwargs: Any) -> None:
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(folder, **kwargs)
         write_remote_code(folder)
-        write_card(folder, cast(QuEEConfig, self.config), repo_id, tags=tags)
+        write_card(folder, cast(QuEEConfig, self.config))
 
     def push_to_hub(  # type: ignore[override]  # noqa: PLR0913 - transformers' arguments; it returns a commit
         self,
@@ -144,18 +143,16 @@ class QuEEPreTrainedModel(PreTrainedModel):
             ValueError: If a weight is float64, NaN or infinite, which loading would refuse.
         """
         check_savable(self.state_dict())
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/pr"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            self._write_files(Path(folder), repo_id, tags, max_shard_size=max_shard_size)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or "Upload a QuEE model",
+            self._write_files(Path(folder), max_shard_size=max_shard_size)
+            return publish_folder(
+                Path(folder),
+                repo_id,
+                tags=tags,
+                private=private,
+                token=token,
+                commit_message=commit_message,
                 commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
-                ignore_patterns=[CARD_FILE] if has_own_card(api, repo_id, revision) else None,
             )

@@ -1,9 +1,12 @@
 """Tests of `recommended_arguments` and of adding early stopping."""
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 
-from quee_hf.training.arguments import recommended_arguments, with_early_stopping
+from quee_hf import QuEEConfig
+from quee_hf.training.arguments import marked_as_trained, recommended_arguments, with_early_stopping
 
 
 def test_they_keep_the_best_epoch_and_report_nowhere(tmp_path):
@@ -42,3 +45,33 @@ class TestWithEarlyStopping:
     def test_is_not_added_if_the_best_model_is_not_kept(self, tmp_path):
         args = recommended_arguments(str(tmp_path), use_cpu=True, load_best_model_at_end=False)
         assert with_early_stopping(None, args, patience=3) == []
+
+
+class TestMarkedAsTrained:
+    POINTS = ({"cost_lambda": 0.1, "cost": 0.5, "accuracy": 0.9},)
+
+    @pytest.fixture
+    def model(self):
+        config = QuEEConfig(
+            trained_parts=["gates", "heads"],
+            operating_points=list(self.POINTS),
+            cost_lambda=0.1,
+            record={"license": "mit", "measured": {"exits": []}},
+        )
+        return SimpleNamespace(config=config)
+
+    @pytest.mark.parametrize(("part", "trained"), [("heads", ["heads"]), ("gates", ["gates", "heads"])])
+    def test_what_was_measured_of_other_weights_is_forgotten(self, model, part, trained):
+        with marked_as_trained(model, part):
+            # Checkpoints are saved in between.
+            assert model.config.operating_points is None
+            assert model.config.trained_parts == trained
+        assert model.config.trained_parts == trained
+        assert model.config.operating_points is model.config.cost_lambda is None
+        assert model.config.record == {"license": "mit"}
+
+    def test_a_failure_changes_nothing(self, model):
+        before = model.config.to_dict()
+        with pytest.raises(KeyboardInterrupt), marked_as_trained(model, "heads"):
+            raise KeyboardInterrupt
+        assert model.config.to_dict() == before

@@ -71,6 +71,8 @@ def open_classifier(
     config = model.config.vision_config if isinstance(model, CLIPModel) else model.config
     # A copy: the QuEE config that holds it sets its attention implementation, and CLIP's needs a mended size.
     config = cast(PreTrainedConfig, copy.deepcopy(config))
+    hub_id = _hub_id(model)
+    config.name_or_path = hub_id or ""  # the path of a directory is nobody else's business
     family = get_family(config)
     modules = family.locate(model)
     if not family.is_contrastive:
@@ -92,11 +94,11 @@ def open_classifier(
     own_scale = model.logit_scale.item() if isinstance(model, CLIPModel) else DEFAULT_LOGIT_SCALE
     scale = next(value for value in (logit_scale, stored_scale, own_scale) if value is not None)
     names = {index: f"LABEL_{index}" for index in range(len(embeddings))}
-    return SourceClassifier(config, modules, names, embeddings, math.exp(scale), _hub_id(model))
+    return SourceClassifier(config, modules, names, embeddings, math.exp(scale), hub_id)
 
 
 def _hub_id(model: PreTrainedModel) -> str | None:
-    """Return the Hub id that a model was loaded from; the path of a directory is nobody else's business."""
+    """Return the Hub id that a model was loaded from, if it was."""
     name = str(model.config.name_or_path)
     is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not Path(name).exists()
     return name if is_id else None

@@ -10,8 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from quee_hf.cli.build import build
+from quee_hf.cli.card import card
 from quee_hf.cli.evaluate import evaluate
+from quee_hf.cli.inspect import inspect
 from quee_hf.cli.predict import predict
+from quee_hf.cli.push import push
 from quee_hf.cli.quantize import quantize
 from quee_hf.errors import QuEEError
 
@@ -86,7 +89,8 @@ def _quee(
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
     measures it, and `predict` classifies images with it. `quantize` makes a
-    classifier compute with fewer bits, and nothing else.
+    classifier compute with fewer bits, and nothing else. `inspect` says what a model is,
+    `card` writes its card, and `push` puts it on the Hub.
 
     **Example**
 
@@ -97,7 +101,7 @@ def _quee(
     """
 
 
-for _verb in (build, quantize, evaluate, predict):
+for _verb in (build, quantize, evaluate, predict, inspect, card, push):
     app.command()(_verb)
 
 

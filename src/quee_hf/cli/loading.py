@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from quee_hf.errors import QuEEError
 
 if TYPE_CHECKING:
+    from quee_hf.configuration import QuEEConfig
     from quee_hf.modeling import QuEEForImageClassification
 
 
@@ -30,9 +31,7 @@ def load_model(source: str, device: str) -> LoadedModel:
     from quee_hf.build.source import is_local
     from quee_hf.modeling import QuEEForImageClassification
 
-    folder = Path(source)
-    if is_local(source) and not (folder / "config.json").is_file():
-        raise QuEEError(_complaint(folder))
+    _check_folder(source, is_local=is_local(source))
     target = choose_device(device)
     try:
         model = QuEEForImageClassification.from_pretrained(source)
@@ -43,10 +42,33 @@ def load_model(source: str, device: str) -> LoadedModel:
     return LoadedModel(model, processor)
 
 
+def load_config(source: str) -> "QuEEConfig":
+    """Load the config of a QuEE model from a directory or the Hub.
+
+    Raises:
+        QuEEError: If there is none.
+        ValueError: If it is of a model of another type.
+    """
+    from quee_hf.build.source import is_local
+    from quee_hf.configuration import QuEEConfig
+
+    _check_folder(source, is_local=is_local(source))
+    try:
+        config: QuEEConfig = QuEEConfig.from_pretrained(source)
+    except OSError as error:
+        raise QuEEError(f"Cannot load {source}: {str(error).splitlines()[0]}") from error
+    return config
+
+
 def class_names(model: "QuEEForImageClassification") -> list[str]:
     """Return the names of a model's classes, in their order."""
     names: Any = model.config.id2label
     return [str(names[index]) for index in range(model.num_labels)]
+
+
+def _check_folder(source: str, *, is_local: bool) -> None:
+    if is_local and not (Path(source) / "config.json").is_file():
+        raise QuEEError(_complaint(Path(source)))
 
 
 def _complaint(folder: Path) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub import EvalResult, ModelCardData
 
 from quee_hf.configuration import QuEEConfig
 from quee_hf.hub.sections import SECTIONS, shown_points, title_of
@@ -42,15 +41,6 @@ def write_card(
 def is_own_text(card: str) -> bool:
     """Tell whether somebody else than `write_card` wrote a card."""
     return MARKER not in card
-
-
-def has_own_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
-    """Tell whether a repository on the Hub has a card that somebody else than `write_card` wrote."""
-    try:
-        path = api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
-    except (EntryNotFoundError, RevisionNotFoundError):
-        return False
-    return is_own_text(Path(path).read_text(encoding="utf-8"))
 
 
 def _metadata(config: QuEEConfig, repo_id: str | None, tags: Sequence[str]) -> ModelCardData:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+_STILL_TRAINED = {"heads": set[str](), "gates": {"heads"}}  # when a part is trained
+_MEASURED = ("trained_parts", "operating_points", "certificates", "cost_lambda", "record")
+
 
 def recommended_arguments(output_dir: str, **overrides: Any) -> TrainingArguments:
     """Return arguments for training heads or gates: Adam at the paper's rate, the best epoch kept.
@@ -56,15 +59,16 @@ def marked_as_trained(model: Any, part: str) -> Iterator[None]:
     the errors of the heads that were there, so after new heads they count as untrained.
     """
     config = model.config
-    kept = {"heads": set(), "gates": {"heads"}}[part]
-    before = config.trained_parts
-    config.trained_parts = sorted({*before} & kept | {part})
+    before = {name: getattr(config, name) for name in _MEASURED}
+    kept = {*config.trained_parts} & _STILL_TRAINED[part]
+    config.forget_measurements()
+    config.trained_parts = sorted({*kept, part})
     try:
         yield
     except BaseException:
-        config.trained_parts = before
+        for name, value in before.items():
+            setattr(config, name, value)
         raise
-    config.forget_measurements()
 
 
 def with_early_stopping(

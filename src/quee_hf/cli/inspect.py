@@ -1,0 +1,100 @@
+"""`quee inspect`: what a model is, from its config and the headers of its files."""
+
+from typing import TYPE_CHECKING, Any
+
+from quee_hf.cli import options
+from quee_hf.cli.display import library_output_on_stderr, path_text, show, show_json, show_table
+
+if TYPE_CHECKING:
+    from quee_hf.configuration import QuEEConfig
+
+
+def inspect(model: options.Model, as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """Say what a model is: exits, levels, quantization, paths and their costs, operating points.
+
+    **Example**
+
+        quee inspect run/model
+    """
+    with library_output_on_stderr():
+        found = _inspect(model)
+    if as_json:
+        show_json(found)
+    else:
+        _summarize(found)
+
+
+def _inspect(source: str) -> dict[str, Any]:
+    from pathlib import Path
+
+    from quee_hf.blueprint import path_tree, segment_costs
+    from quee_hf.checkpoints import weight_files
+    from quee_hf.cli.loading import load_config
+    from quee_hf.routing.costs import path_costs
+
+    config = load_config(source)
+    paths = path_tree(config).paths
+    costs = path_costs(paths, segment_costs(config))
+    return {
+        "model": source,
+        **_settings(config),
+        "size_bytes": sum(Path(file).stat().st_size for file in weight_files(source)),
+        "paths": [
+            {"path": [config.level_list[level] for level in path], "cost": round(float(cost), 6)}
+            for path, cost in zip(paths, costs, strict=True)
+        ],
+        "operating_points": config.operating_points,
+    }
+
+
+def _settings(config: "QuEEConfig") -> dict[str, Any]:
+    return {
+        "backbone": config.backbone.model_type,
+        "base_model": (config.record or {}).get("base_model"),
+        "num_classes": config.num_classes,
+        "exit_blocks": list(config.exit_blocks),
+        "levels": config.level_list,
+        "head_type": config.head_type,
+        "quantization": config.quantization,
+        "cost_model": config.cost_model,
+        "cost_lambda": config.cost_lambda,
+        "trained_parts": list(config.trained_parts),
+        "format_version": config.format_version,
+    }
+
+
+def _summarize(found: dict[str, Any]) -> None:
+    quantization = found["quantization"]
+    lines = {
+        "backbone": f"{found['backbone']}, {found['exit_blocks'][-1]} blocks, {found['num_classes']} classes",
+        "made from": found["base_model"],
+        "exits after blocks": ", ".join(map(str, found["exit_blocks"])),
+        "levels": ", ".join(map(str, found["levels"])),
+        "quantization": quantization
+        and f"{quantization['method']}, {quantization['num_images']} calibration images,"
+        f" {quantization['weight_sharing']} weights",
+        "trained": ", ".join(found["trained_parts"]) or "nothing: images are not routed",
+        "default cost_lambda": found["cost_lambda"],
+        "weights": f"{found['size_bytes'] / 1e6:.1f} MB",
+    }
+    for name, value in lines.items():
+        if value is not None:
+            show(f"{name + ':':20} {value}")
+    show()
+    show_table(
+        f"{len(found['paths'])} paths, costs by {found['cost_model']}",
+        ("path", "after block", "cost"),
+        [
+            (path_text(row["path"]), str(found["exit_blocks"][len(row["path"]) - 1]), f"{row['cost']:.3f}")
+            for row in found["paths"]
+        ],
+    )
+    if found["operating_points"]:
+        show_table(
+            "Operating points",
+            ("lambda", "cost", "accuracy"),
+            [
+                (f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", f"{point['accuracy']:.1%}")
+                for point in found["operating_points"]
+            ],
+        )

@@ -1,0 +1,57 @@
+"""Tests of `quee push`, against a Hub on loopback."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tests.hub.loopback import TOKEN, loopback_hub
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with loopback_hub() as hub:
+        yield hub
+
+
+def push(hub, folder, *arguments, token=TOKEN):
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder), "HF_TOKEN": token}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    command = [sys.executable, "-c", "from quee_hf.cli import main; main()", "push", *map(str, arguments)]
+    return subprocess.run(
+        command, env={**inherited, **settings}, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_pushes_the_whole_directory(built, hub, tmp_path):
+    done = push(hub, tmp_path, built / "model", "org/colors", "--private", "--message", "First")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Pushed to {hub.url}/org/colors/commit/")
+    files = hub.files("org/colors")
+    assert set(files) == {path.name for path in (built / "model").iterdir()}
+    assert 'model="org/colors"' in files["README.md"].decode()
+    assert hub.repositories["org/colors"].is_private
+
+
+def test_a_broken_model_is_not_pushed(built, hub, tmp_path):
+    model = shutil.copytree(built / "model", tmp_path / "model")
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-10])
+    done = push(hub, tmp_path, model, "org/broken")
+    assert done.returncode == 2
+    assert "damaged or incomplete" in done.stderr
+    assert "org/broken" not in hub.repositories
+
+
+def test_a_wrong_token_is_said_in_one_line(built, hub, tmp_path):
+    done = push(hub, tmp_path, built / "model", "org/other", token="hf_wrong")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("quee: error: Cannot push to org/other")
+
+
+@pytest.mark.parametrize("repo", ["a/b/c", "org/name with spaces"])
+def test_a_wrong_name_is_refused_before_anything_is_loaded(built, quee, repo):
+    result = quee("push", built / "model", repo)
+    assert result.exit_code == 2
+    assert "is no name of a repository" in result.stderr
