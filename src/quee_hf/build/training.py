@@ -1,6 +1,7 @@
 """Training of heads and gates within a build: what the trainers are given, and how progress is shown."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from quee_hf.build.roles import positions
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
-from quee_hf.training.exit_heads import HEAD_ARGUMENTS, collect_exit_features
+from quee_hf.training.exit_heads import HEAD_ARGUMENTS, ExitFeatures, collect_exit_features
 from quee_hf.training.gates import GATE_ARGUMENTS
 
 _BATCH_SIZE = 128  # of `recommended_arguments`
@@ -56,6 +57,21 @@ class _EpochBar(TrainerCallback):
             self._bar.close()
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Args:
+        num_epochs: At most; training stops early.
+        learning_rate: Of AdamW.
+        seed: Of the order of the images.
+    """
+
+    num_epochs: int
+    learning_rate: float
+    seed: int
+
+
 def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, checkpoints: Path) -> None:
     """Train a model's exit heads, in place; it is left on the CPU.
 
@@ -74,13 +90,27 @@ def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, che
         )
         for role in ("head training", "head early stopping")
     )
-    arguments = _arguments(
-        checkpoints,
-        len(train),
-        recipe.head_epochs,
-        recipe.seed,
-        learning_rate=HEAD_ARGUMENTS["learning_rate"],
-    )
+    schedule = Schedule(recipe.head_epochs, HEAD_ARGUMENTS["learning_rate"], recipe.seed)
+    fit_heads(model, train, held_out, schedule, checkpoints)
+
+
+def fit_heads(
+    model: QuEEForImageClassification,
+    train: ExitFeatures,
+    held_out: ExitFeatures,
+    schedule: Schedule,
+    checkpoints: Path,
+) -> None:
+    """Train a model's exit heads on what they read, in place; it is left on the CPU.
+
+    Args:
+        model: Its backbone is not run.
+        train: To learn from.
+        held_out: For early stopping.
+        schedule: How long.
+        checkpoints: A directory for the trainer, removed afterwards.
+    """
+    arguments = _arguments(checkpoints, len(train), schedule)
     trainer = ExitHeadTrainer(model.cpu(), arguments, train_dataset=train, eval_dataset=held_out)
     _train(trainer, "Training heads", checkpoints)
 
@@ -108,36 +138,47 @@ def train_gates(
     if recipe.gate_targets == "cluster":
         clusters = parts["error clusters"]
         targets = ErrorTargets.fit(model, clusters, num_clusters=recipe.num_clusters, seed=recipe.seed)
-    trainer = GateTrainer(
-        model,
-        _arguments(
-            checkpoints,
-            len(parts["gate training"]),
-            recipe.gate_epochs,
-            recipe.seed,
-            learning_rate=GATE_ARGUMENTS["learning_rate"],
-        ),
-        targets=targets,
-        train_dataset=parts["gate training"],
-        eval_dataset=parts["gate early stopping"],
+    schedule = Schedule(recipe.gate_epochs, GATE_ARGUMENTS["learning_rate"], recipe.seed)
+    fit_gates(
+        model, (parts["gate training"], parts["gate early stopping"]), schedule, checkpoints, targets=targets
     )
-    _train(trainer, "Training gates", checkpoints)
     return targets(outputs)
 
 
-def _arguments(
-    checkpoints: Path, num_images: int, num_epochs: int, seed: int, **overrides: Any
-) -> TrainingArguments:
+def fit_gates(
+    model: QuEEForImageClassification,
+    outputs: tuple[PathOutputs, PathOutputs],
+    schedule: Schedule,
+    checkpoints: Path,
+    *,
+    targets: ErrorTargets | None = None,
+) -> None:
+    """Train a model's gates on the outputs of all paths, in place.
+
+    Args:
+        model: On the CPU; its backbone is not run.
+        outputs: To learn from, and for early stopping.
+        schedule: How long.
+        checkpoints: A directory for the trainer, removed afterwards.
+        targets: What to teach; each image's own outcome if not given.
+    """
+    train, held_out = outputs
+    arguments = _arguments(checkpoints, len(train), schedule)
+    trainer = GateTrainer(model, arguments, targets=targets, train_dataset=train, eval_dataset=held_out)
+    _train(trainer, "Training gates", checkpoints)
+
+
+def _arguments(checkpoints: Path, num_images: int, schedule: Schedule) -> TrainingArguments:
     # On the CPU: the inputs are small and already there, and results do not depend on the machine's GPUs.
     return recommended_arguments(
         str(checkpoints),
-        num_train_epochs=num_epochs,
-        seed=seed,
+        num_train_epochs=schedule.num_epochs,
+        learning_rate=schedule.learning_rate,
+        seed=schedule.seed,
         per_device_train_batch_size=min(_BATCH_SIZE, max(8, num_images // _LEAST_STEPS)),
         use_cpu=True,
         dataloader_pin_memory=False,
         save_only_model=True,
-        **overrides,
     )
 
 

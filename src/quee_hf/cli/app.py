@@ -16,6 +16,7 @@ from quee_hf.cli.inspect import inspect
 from quee_hf.cli.predict import predict
 from quee_hf.cli.push import push
 from quee_hf.cli.quantize import quantize
+from quee_hf.cli.train import train_gates, train_heads
 from quee_hf.errors import QuEEError
 
 # The parent of `BadParameter`, which typer does not export under a name that lasts.
@@ -44,7 +45,6 @@ app = typer.Typer(
     name="quee",
     cls=OneLineErrors,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -89,7 +89,8 @@ def _quee(
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
     measures it, and `predict` classifies images with it. `quantize` makes a
-    classifier compute with fewer bits, and nothing else. `inspect` says what a model is,
+    classifier compute with fewer bits, and nothing else; `train-heads` and `train-gates` train parts of a
+    model anew. `inspect` says what a model is,
     `card` writes its card, and `push` puts it on the Hub.
 
     **Example**
@@ -101,7 +102,7 @@ def _quee(
     """
 
 
-for _verb in (build, quantize, evaluate, predict, inspect, card, push):
+for _verb in (build, quantize, train_heads, train_gates, evaluate, predict, inspect, card, push):
     app.command()(_verb)
 
 

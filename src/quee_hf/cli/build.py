@@ -26,6 +26,7 @@ _MOST_POINTS = 10  # shown in the summary
 
 def build(
     *,
+    recipe: settings.RecipeFile = None,
     model: settings.Model,
     train: settings.Train,
     validation: settings.Validation,
@@ -73,6 +74,9 @@ def build(
         quee build --model google/vit-base-patch16-224 \
             --train photos/train --validation photos/val \
             --exits 6,8,10 --levels 8,6 --output run
+
+        quee build --recipe dinov2 --model my-dinov2 --train photos/train \
+            --validation photos/val --output run
     """
     chosen = {name: value for name, value in locals().items() if name not in _NOT_IN_RECIPE}
     with library_output_on_stderr():
@@ -83,7 +87,7 @@ def build(
         _summarize(result, output)
 
 
-_NOT_IN_RECIPE = ("output", "as_json", "debug")
+_NOT_IN_RECIPE = ("recipe", "output", "as_json", "debug")
 
 
 def _build(chosen: dict[str, Any], output: Path) -> "BuildResult":

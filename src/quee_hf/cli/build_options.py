@@ -6,9 +6,21 @@ from typing import Annotated, Literal
 import typer
 
 from quee_hf.cli.options import RUNNING, SOURCES
+from quee_hf.cli.recipes import use_recipe
 
 _WHAT, _HOW = "What to build", "How to build it"  # panels
 
+RecipeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        callback=use_recipe,
+        is_eager=True,
+        help="Values for the options below, which overrule them: vit, dinov2, clip, or a YAML file, such as"
+        " the recipe.yaml of a build.",
+        rich_help_panel=SOURCES,
+    ),
+]
 Model = Annotated[str, typer.Option(help="Trained classifier: Hub id or directory.", rich_help_panel=SOURCES)]
 Train = Annotated[
     str,

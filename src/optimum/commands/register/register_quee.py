@@ -1,0 +1,29 @@
+"""Register `optimum-cli quee`, which is `quee`; optimum imports every file of this folder when it starts."""
+
+import sys
+from argparse import REMAINDER, ArgumentParser
+from typing import ClassVar
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+
+class QuEECommand(BaseOptimumCLICommand):  # type: ignore[misc]  # optimum ships no types
+    """Hand everything after `quee` to the command of that name."""
+
+    COMMAND: ClassVar[CommandInfo] = CommandInfo(
+        name="quee", help="Early exits and multi-bit quantization for vision transformers, see `quee --help`."
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Take all arguments as they are."""
+        parser.add_argument("arguments", nargs=REMAINDER, help="A verb and its options, as for `quee`.")
+
+    def run(self) -> None:
+        """Run the command."""
+        from quee_hf.cli.app import app  # optimum starts faster without it
+
+        sys.exit(app(self.args.arguments or ["--help"], prog_name="optimum-cli quee"))
+
+
+REGISTER_COMMANDS = [QuEECommand]

@@ -1,0 +1,129 @@
+"""Train the heads or the gates of a model that is there already."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from quee_hf.build.ingredients import choose_device, read_images
+from quee_hf.build.labels import match_images
+from quee_hf.build.rebuild import move
+from quee_hf.build.training import Schedule, fit_gates, fit_heads
+from quee_hf.data import LabelledImages, count_shared_images
+from quee_hf.diagnostics.report import describe_exits
+from quee_hf.errors import BadDatasetError, NotReadyError
+from quee_hf.execution.path_outputs import collect_path_outputs
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.training.exit_heads import collect_exit_features
+
+# Of the images to learn from; the others tell when to stop.
+_SHARES = {"heads": (0.9, 0.1), "gates": (0.8, 0.2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainingPlan:
+    """What to learn from, and how.
+
+    Args:
+        train: Images as `load_image_dataset` takes them.
+        validation: For gates: images used for nothing else, on which operating points are measured.
+        schedule: How long and how fast.
+        match_labels: "names" or "numbers".
+        skip_bad: Whether to leave out images that cannot be read.
+        batch_size: Images per batch when the network runs.
+        device: Where it runs.
+    """
+
+    train: str
+    validation: str | None = None
+    schedule: Schedule
+    match_labels: str = "names"
+    skip_bad: bool = False
+    batch_size: int = 64
+    device: str = "auto"
+
+
+def retrain_heads(
+    model: QuEEForImageClassification,
+    image_processor: Any,
+    plan: RetrainingPlan,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train a model's exit heads anew, in place; its gates count as untrained afterwards.
+
+    Returns:
+        How many images played which role.
+
+    Raises:
+        QuEEError: If the images cannot be used.
+        ValueError: If the model has no heads to train.
+    """
+    parts = _divide(_read(plan.train, model, plan, say), "heads", plan)
+    move(model, choose_device(plan.device))
+    train, held_out = (
+        collect_exit_features(model, part.with_processor(image_processor), batch_size=plan.batch_size)
+        for part in parts
+    )
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        set_seed(plan.schedule.seed)
+        fit_heads(model, train, held_out, plan.schedule, Path(folder) / "checkpoints")
+    return {"num_images": {"head training": len(train), "head early stopping": len(held_out)}}
+
+
+def retrain_gates(
+    model: QuEEForImageClassification,
+    image_processor: Any,
+    plan: RetrainingPlan,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train a model's gates anew, in place, and measure its operating points.
+
+    Returns:
+        How many images played which role, the operating points, and each exit's accuracy.
+
+    Raises:
+        QuEEError: If the images cannot be used, or the heads are not trained.
+    """
+    if "heads" not in model.config.trained_parts:
+        raise NotReadyError("The exit heads are not trained: train them first, with `quee train-heads`.")
+    assert plan.validation is not None
+    train, validation = (_read(source, model, plan, say) for source in (plan.train, plan.validation))
+    if shared := count_shared_images(train, validation):
+        raise BadDatasetError(f"{shared} of the validation images are among those to learn from.")
+    parts = _divide(train, "gates", plan)
+    move(model, choose_device(plan.device))
+    outputs, held_out, measured = (
+        collect_path_outputs(
+            model, part.with_processor(image_processor), batch_size=plan.batch_size, device=model.device
+        )
+        for part in (*parts, validation)
+    )
+    move(model, torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        set_seed(plan.schedule.seed)
+        fit_gates(model, (outputs, held_out), plan.schedule, Path(folder) / "checkpoints")
+    points = model.fit_operating_points(measured)
+    counts = {"gate training": outputs, "gate early stopping": held_out, "operating points": measured}
+    return {
+        "num_images": {role: len(part) for role, part in counts.items()},
+        "cost_lambda": model.config.cost_lambda,
+        "operating_points": points,
+        "exits": describe_exits(model, measured),
+    }
+
+
+def _read(
+    source: str, model: QuEEForImageClassification, plan: RetrainingPlan, say: Callable[[str], None]
+) -> LabelledImages:
+    images = read_images(source, say, skip_bad=plan.skip_bad)
+    names: Any = model.config.id2label
+    ordered = [str(names[index]) for index in range(model.num_labels)]
+    return match_images(images, ordered, by=plan.match_labels, name=source)
+
+
+def _divide(images: LabelledImages, part: str, plan: RetrainingPlan) -> list[LabelledImages]:
+    return list(images.split(list(_SHARES[part]), plan.schedule.seed))
