@@ -7,7 +7,6 @@ from the training images. Test images are used here and nowhere else. Writes
 `docs/quantization.md`.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -110,8 +109,6 @@ def measure(name: str, method: str, seed: int) -> None:
     """Quantize one model with one method and one draw of images, and keep which test images it gets right."""
     experiment, train, pixels, labels = read(name)
     found: dict[str, np.ndarray] = {}
-    start = time.perf_counter()
-    seconds = 0.0
     if method == FLOAT:
         model = wrap(experiment)
         model.config.levels = ["fp32"]
@@ -123,14 +120,13 @@ def measure(name: str, method: str, seed: int) -> None:
         rows = np.random.default_rng(seed).permutation(len(train))[:NUM_IMAGES]
         images = torch.stack([train[int(row)]["pixel_values"] for row in rows])
         quantize(model, images, seed=seed, **{**METHODS, **EXTRAS}[method])
-        seconds = time.perf_counter() - start
         for level in LEVELS:
             found[str(level)] = hits(
                 lambda batch, level=level: model(batch, path=(level,)).logits, pixels, labels
             )
     path = cell_path(name, method, seed)
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, seconds=seconds, **found)
+    np.savez(partial, **found)
     partial.rename(path)
 
 
@@ -189,7 +185,6 @@ def summarize(name: str) -> dict[str, Any]:
         for level in LEVELS
     ]
     stock = np.load(cell_path(name, TORCH_AO, 0))["8"].astype(float)
-    seconds = {m: [float(cell["seconds"]) for cell in cells] for m, cells in loaded.items()}
     return {
         "title": EXPERIMENTS[name]()["title"],
         "num_test_images": len(exact),
@@ -197,7 +192,6 @@ def summarize(name: str) -> dict[str, Any]:
         "torch_ao": interval(stock),
         "rows": rows,
         "comparisons": comparisons,
-        "quantize_seconds": seconds,
     }
 
 
@@ -244,7 +238,7 @@ def describe_method(result: dict[str, Any], method: str) -> str:
 
 def describe(results: dict[str, Any]) -> str:
     """Write the results as Markdown."""
-    parts = []
+    parts = ["![Accuracy lost by each method at each width](pictures/quantization.png)"]
     for result in results.values():
         header = " | ".join(f"{level} bits" for level in LEVELS)
         lines = [

@@ -1,0 +1,103 @@
+"""Every block of Python in the documents runs, as a reader would run it: one after the other, in a folder with data."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import PROJECTION_SIZE, VARIANTS, images, randomize
+from torch.utils.data import Dataset
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from quee_hf import QuEEForImageClassification, quantize
+from quee_hf.hub.card import render_card
+
+REPOSITORY = Path(__file__).parents[1]
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"(<!-- test: skip[^>]*-->\n)?```python\n(.*?)```", flags=re.DOTALL)
+_SIZE = 16
+
+
+class RandomImages(Dataset):
+    """Images of noise with labels, different for each seed."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.pixels = images(count, _SIZE, seed)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"pixel_values": self.pixels[index], "labels": index % 3}
+
+
+def small_vit(num_blocks: int) -> ViTForImageClassification:
+    size = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    config = ViTConfig(
+        **size, num_hidden_layers=num_blocks, image_size=_SIZE, patch_size=8, num_labels=3, qkv_bias=True
+    )
+    vit = ViTForImageClassification(config).eval()
+    randomize(vit)
+    return vit
+
+
+@pytest.fixture(scope="module")
+def routed():
+    """What the quickstart makes, as far as it matters here."""
+    model = QuEEForImageClassification.from_backbone(small_vit(6), exit_blocks=[2, 4, 6], levels=[8, 4])
+    quantize(model, images(4, _SIZE))
+    model.config.trained_parts = ["gates", "heads"]
+    model.fit_operating_points(RandomImages(24, seed=5))
+    return model
+
+
+@pytest.fixture
+def folder(routed, tmp_path, monkeypatch):
+    """Hold what the documents name: a classifier, a CLIP, a routed model, an image."""
+    from PIL import Image
+
+    processor = ViTImageProcessorPil(size={"height": _SIZE, "width": _SIZE}, do_convert_rgb=True)
+    small_vit(12).save_pretrained(tmp_path / "my-vit")
+    VARIANTS["clip"].build().save_pretrained(tmp_path / "my-clip")
+    for name, owner in (("model", routed), ("model", processor)):
+        owner.save_pretrained(tmp_path / "quickstart-output" / name)
+    Image.effect_noise((20, 20), 80).save(tmp_path / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def given() -> dict[str, object]:
+    """Variables that the documents take as given: data sets, images, text embeddings."""
+    return {
+        "train": RandomImages(40, seed=1),
+        "unseen": RandomImages(40, seed=2),
+        "validation": RandomImages(40, seed=3),
+        "images": images(8, _SIZE, seed=4),
+        "pixel_values": images(2, _SIZE, seed=6),
+        "clip_pixel_values": images(2, 30),
+        "text_embeddings": torch.randn(5, PROJECTION_SIZE),
+    }
+
+
+def blocks(text: str) -> list[str]:
+    return [code for skip, code in _BLOCK.findall(text) if not skip]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_run(path, folder):
+    namespace = given()
+    for number, code in enumerate(blocks(path.read_text(encoding="utf-8")), start=1):
+        exec(compile(code, f"{path.name}, block {number}", "exec"), namespace)
+
+
+def test_the_block_of_a_card_runs(routed, folder):
+    (code,) = blocks(render_card(routed.config, "org/quee-vit"))
+    (folder / "image.png").write_bytes((folder / "digit.png").read_bytes())
+    exec(code.replace("org/quee-vit", "quickstart-output/model"), {})
+
+
+def test_links_lead_somewhere():
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
