@@ -61,6 +61,6 @@ bench: $(STAMP) ## every script in benchmarks/
 	  echo "== $$script"; $(BIN)/python $$script $(BENCH_ARGS); done
 
 clean: ## remove caches, builds and the quickstart's output; keep .venv and runs/
-	@rm -rf build dist src/*.egg-info quickstart-output
+	@rm -rf build dist src/*.egg-info quickstart-output examples-output
 	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o -type d -name __pycache__ -print | xargs rm -rf

@@ -6,7 +6,6 @@ Run: `python benchmarks/assets.py [dinov2-cifar10] [clip-tinyimagenet]`. Each is
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import torch
-from _results import write_card, write_readme_section
+from _results import write_readme_section
 from _timing import write_result
 from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPVisionModelWithProjection
 
-from quee_hf import QuEEForImageClassification
+from quee_hf import QuEEConfig, QuEEForImageClassification
 from quee_hf.backbones.loading import open_classifier
-from quee_hf.data import load_image_dataset
+from quee_hf.data import load_image_dataset, shown_source
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference, cost_at_accuracy
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
@@ -35,6 +34,7 @@ from quee_hf.diagnostics.report import (
 from quee_hf.diagnostics.static_paths import collect_all_outputs
 from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
+from quee_hf.hub.card import write_card
 from quee_hf.plots import plot_accuracy_cost
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,7 @@ def cifar10() -> dict[str, Any]:
     images = ASSETS / "cifar10"
     return {
         "title": "DINOv2-S (70 px) on CIFAR-10",
+        "recipe": "dinov2",
         "model": ASSETS / "models" / "dinov2-small-cifar10-70px",
         "train": f"{images / 'train-00.parquet'},{images / 'train-01.parquet'}",
         "validation": images / "validation.parquet",
@@ -65,6 +66,7 @@ def tinyimagenet() -> dict[str, Any]:
         parquet.write_table(rows.take(list(range(parity, len(rows), 2))), half)
     return {
         "title": "CLIP-style ViT-S on Tiny ImageNet",
+        "recipe": "clip",
         "model": model,
         "train": images / "train.parquet",
         "validation": halves[0],
@@ -85,7 +87,7 @@ def build(name: str, experiment: dict[str, Any]) -> Path:
     """Run `quee build`, or what is left of it, and return the model's directory."""
     command = [Path(sys.executable).parent / "quee", "build", "--model", experiment["model"]]
     command += ["--train", experiment["train"]]
-    command += ["--validation", experiment["validation"], "--exits", "4,6,8,10,12", "--levels", "8,6,5"]
+    command += ["--validation", experiment["validation"], "--recipe", experiment["recipe"]]
     command += ["--output", RUNS / name, *experiment["options"]]
     subprocess.run([str(part) for part in command], check=True)
     return RUNS / name / "model"
@@ -152,11 +154,14 @@ def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: floa
     }
 
 
-def read_roles(name: str) -> list[dict[str, Any]]:
-    """Return which images a build used for what, their files without folders."""
-    roles = json.loads((RUNS / name / "report.json").read_text())["roles"]
-    files = [",".join(Path(part).name for part in role["source"].split(",")) for role in roles]
-    return [{**role, "source": source} for role, source in zip(roles, files, strict=True)]
+def keep_card(config: QuEEConfig, result: dict[str, Any], source: Path, folder: Path) -> None:
+    """Write a built model's card, with what was measured on test images, and the config it comes from."""
+    fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
+    points = [{name: point[name] for name in fields} for point in result["routing"]]
+    test = {"data": shown_source(str(source)), "num_images": result["num_test_images"], "points": points}
+    config.record["measured"]["test"] = test
+    config.save_pretrained(folder)
+    write_card(folder, config)
 
 
 def draw(result: dict[str, Any]) -> None:
@@ -198,11 +203,11 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
         "exits": describe_exits(model, outputs.routable),
         "gates": describe_gates(model, outputs.routable),
         **compare(model, outputs.routable, full_accuracy),
-        "roles": read_roles(name),
+        "roles": model.config.record["measured"]["roles"],
     }
     write_result(name, result)
     draw(result)
-    write_card(result, ROOT / "model_cards" / f"quee-{name}.md")
+    keep_card(model.config, result, experiment["test"], ROOT / "model_cards" / f"quee-{name}")
 
 
 def main() -> None:

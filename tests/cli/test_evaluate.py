@@ -1,6 +1,7 @@
 """Tests of `quee evaluate`."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -95,3 +96,21 @@ def test_table_names_every_lambda(root, built, quee):
 def test_writes_a_file_and_a_picture_without_being_asked(root, built, quee, tmp_path):
     quee("evaluate", built / "model", "--data", root / "test", "--cost-lambda", "0,0.1", "--limit", 5)
     assert {"evaluation.json", "evaluation.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+class TestRecord:
+    def test_points_are_kept_and_shown(self, root, built, tmp_path, quee):
+        model = shutil.copytree(built / "model", tmp_path / "model")
+        result = quee("evaluate", model, "--data", root / "test", "--cost-lambda", "0.1", "--record")
+        assert result.exit_code == 0, result.output
+        test = json.loads((model / "config.json").read_text())["record"]["measured"]["test"]
+        assert (test["data"], test["num_images"]) == ("test", 40)
+        assert [point["cost_lambda"] for point in test["points"]] == [0.1]
+        assert "40 images of test" in (model / "README.md").read_text()
+        # The weights are as they were, and fit.
+        QuEEForImageClassification.from_pretrained(model)
+
+    def test_needs_a_directory(self, root, quee):
+        result = quee("evaluate", "org/name", "--data", root / "test", "--record")
+        assert result.exit_code == 2
+        assert "--record writes to the model's directory" in result.stderr

@@ -95,6 +95,14 @@ class TestText:
         assert "| gate training | 70 | photos |" in card
         assert "No loss of accuracy is guaranteed" in card
 
+    def test_test_images_are_shown(self, config):
+        point = {"cost_lambda": 0.3, "cost": 0.61, "accuracy": 0.79, "accuracy_interval": [0.7, 0.85]}
+        measured = {**MEASURED, "test": {"data": "others", "num_images": 99, "points": [point]}}
+        config.record = {**RECORD, "measured": measured}
+        card = render_card(config)
+        assert "99 images of others" in card
+        assert "| 0.3 | 0.610 | 79.0% (70.0% to 85.0%) |" in card
+
     def test_exceptions_are_named(self, config):
         config.quantization = {**config.quantization, "kept": {"2.fc2": 8}}
         assert "Exceptions: `2.fc2` at 8." in render_card(config)

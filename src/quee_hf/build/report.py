@@ -8,6 +8,7 @@ from torch import Tensor
 from quee_hf.build.files import write_json
 from quee_hf.build.ingredients import Ingredients
 from quee_hf.build.roles import describe_roles
+from quee_hf.data import shown_source
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
     describe_exits,
@@ -65,15 +66,10 @@ def write_report(
         "versions": library_versions(),
     }
     write_json(path, report)
-    roles = [{**role, "source": _shown(role["source"])} for role in report["roles"]]
-    data = _shown(recipe.validation)
+    roles = [{**role, "source": shown_source(role["source"])} for role in report["roles"]]
+    data = shown_source(recipe.validation)
     measured = {**{key: report[key] for key in _RECORDED}, "roles": roles, "data": data}
     config.record = {**(config.record or {}), "measured": measured}
-
-
-def _shown(source: str) -> str:
-    """Name a source of images without the folders of this machine."""
-    return ",".join(Path(part).name if Path(part).exists() else part for part in source.split(","))
 
 
 def _roles(ingredients: Ingredients) -> list[dict[str, Any]]:

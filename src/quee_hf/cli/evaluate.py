@@ -46,6 +46,14 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use this many of the images, evenly spread.")
     ] = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Keep the points in the model's config.json and show them in its card. For test images only:"
+            " ones that nothing was chosen by.",
+        ),
+    ] = False,
     match_labels: options.MatchLabels = "names",
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
@@ -66,12 +74,16 @@ def evaluate(
     lambdas = None if cost_lambda is None else options.parse_numbers(cost_lambda, "--cost-lambda")
     if lambdas and not all(math.isfinite(value) and value >= 0 for value in lambdas):
         raise ValueError(f"--cost-lambda must be finite and at least 0, got {cost_lambda}.")
+    if record and not Path(model).is_dir():
+        raise ValueError(f"--record writes to the model's directory, which {model} is not.")
     picture = output.with_suffix(".png") if picture is None else picture
     for file in (output, picture):
         _check_writable(file)
     with library_output_on_stderr():
         result = _evaluate(model, data, lambdas, limit, match_labels, batch_size, device, skip_bad)
         _write(result, output, picture)
+        if record:
+            _record(Path(model), result)
     if as_json:
         show_json(result)
     else:
@@ -137,6 +149,26 @@ def _write(result: dict[str, Any], output: Path, picture: Path) -> None:
 
     write_json(output, result)
     plot_evaluation(result, picture)
+
+
+def _record(folder: Path, result: dict[str, Any]) -> None:
+    from quee_hf.configuration import QuEEConfig
+    from quee_hf.data import shown_source
+    from quee_hf.hub.card import CARD_FILE, is_own_text, write_card
+
+    config = QuEEConfig.from_pretrained(folder)
+    known: dict[str, Any] = config.record or {}
+    fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
+    test = {
+        "data": shown_source(result["data"]["source"]),
+        "num_images": result["data"]["num_images"],
+        "points": [{name: point[name] for name in fields} for point in result["points"]],
+    }
+    config.record = {**known, "measured": {**known.get("measured", {}), "test": test}}
+    config.save_pretrained(folder)
+    card = folder / CARD_FILE
+    if not card.exists() or not is_own_text(card.read_text(encoding="utf-8")):
+        write_card(folder, config)
 
 
 def _summarize(result: dict[str, Any], output: Path, picture: Path) -> None:

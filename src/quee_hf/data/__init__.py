@@ -7,5 +7,13 @@ from quee_hf.data.labelled_images import (
     count_shared_images,
     load_image_dataset,
 )
+from quee_hf.data.sources import shown_source
 
-__all__ = ["LabelledImages", "ProcessedImages", "count_shared_images", "load_image_dataset", "match_labels"]
+__all__ = [
+    "LabelledImages",
+    "ProcessedImages",
+    "count_shared_images",
+    "load_image_dataset",
+    "match_labels",
+    "shown_source",
+]

@@ -240,3 +240,8 @@ def _read_hub(dataset_id: str, split: str | None) -> EncodedImages:
         labels=rows[label][:],
         class_names=getattr(rows.features[label], "names", None),
     )
+
+
+def shown_source(source: str) -> str:
+    """Name a source of images without the folders of this machine, for reports that others read."""
+    return ",".join(Path(part).name if Path(part).exists() else part for part in source.split(","))

@@ -97,6 +97,19 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     )
 
 
+def _test(config: QuEEConfig, _repo_id: str | None) -> str:
+    test = _measured(config).get("test")
+    if not test:
+        return ""
+    rows = [
+        [f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", _accuracy(point)] for point in test["points"]
+    ]
+    return (
+        f"## On test images\n\n{test['num_images']} images of {test['data']}; nothing was chosen by them.\n\n"
+        + _table(["cost_lambda", "mean cost", "accuracy (95 %)"], rows)
+    )
+
+
 def _networks(config: QuEEConfig, _repo_id: str | None) -> str:
     measured = _measured(config)
     parts = []
@@ -107,7 +120,7 @@ def _networks(config: QuEEConfig, _repo_id: str | None) -> str:
                     " → ".join(map(str, entry["path"])),
                     str(entry["exit_block"]),
                     f"{entry['cost']:.3f}",
-                    "{:.1%} ({:.1%} to {:.1%})".format(entry["accuracy"], *entry["accuracy_interval"]),
+                    _accuracy(entry),
                 ]
                 for entry in entries
             ]
@@ -194,6 +207,7 @@ SECTIONS: tuple[Callable[[QuEEConfig, str | None], str], ...] = (
     _what,
     _use,
     _points,
+    _test,
     _networks,
     _quantization,
     _gates,
@@ -211,6 +225,11 @@ def _measured(config: QuEEConfig) -> Mapping[str, Any]:
 def _join(values: Sequence[object]) -> str:
     *first, last = map(str, values)
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def _accuracy(described: Mapping[str, Any]) -> str:
+    low, high = described["accuracy_interval"]
+    return f"{described['accuracy']:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _number(value: float | None) -> str:
