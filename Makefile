@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fix lint check test test-slow quickstart examples bench clean
+.PHONY: help setup fix lint check test test-slow quickstart examples docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,11 @@ quickstart: $(STAMP) ## examples/quickstart.py: from a classifier to a QuEE mode
 
 examples: $(STAMP) ## every script in examples/, tiny
 	@set -e; for script in $(sort $(wildcard examples/[a-z0-9]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(STAMP) ## the pages in docs/ and the API reference, in build/docs; warnings are errors
+	$(BIN)/typer quee_hf.cli.app utils docs --name quee --title "Command line" --output docs/command-line.md
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "Open build/docs/index.html"
 
 bench: $(STAMP) ## every script in benchmarks/
 	@set -e; for script in $(sort $(wildcard benchmarks/[a-z0-9]*.py)); do \

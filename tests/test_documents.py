@@ -1,6 +1,8 @@
 """Every block of Python in the documents runs, as a reader would run it: one after the other, in a folder with data."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,11 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_page_of_the_command_line_is_what_help_says(tmp_path):
+    """`make docs` writes it."""
+    command = [sys.executable, "-m", "typer", "quee_hf.cli.app", "utils", "docs", "--name", "quee"]
+    command += ["--title", "Command line", "--output", str(tmp_path / "page.md")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "page.md").read_text() == (REPOSITORY / "docs" / "command-line.md").read_text()
