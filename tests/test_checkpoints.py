@@ -1,5 +1,6 @@
 """Tests of model files: replaced whole or not at all, and checked before anything is loaded."""
 
+import hashlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from tests.tiny import images, routable
 from transformers import PreTrainedModel
 
 from quee_hf import IncompatibleCheckpointError, QuEEForImageClassification
-from quee_hf.checkpoints import atomic_directory, check_weight_files, weight_files
+from quee_hf.checkpoints import atomic_directory, check_weight_files, checked_downloads, weight_files
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -407,3 +408,37 @@ model.save_pretrained(sys.argv[1])
         assert torch.equal(loaded(images(2), path=(8,)).logits, original(images(2), path=(8,)).logits)
         original.save_pretrained(saved)  # and the next save works
         assert contents(saved) == before
+
+
+class TestCheckedDownloads:
+    def cached(self, folder, data, name=None):
+        """Lay a file out as the Hub's cache does: a link to a blob that its checksum names."""
+        blob = folder / "blobs" / (name or hashlib.sha256(data).hexdigest())
+        blob.parent.mkdir()
+        blob.write_bytes(data)
+        link = folder / "snapshots" / "model.safetensors"
+        link.parent.mkdir()
+        link.symlink_to(blob)
+        return link, blob
+
+    @pytest.mark.parametrize("data", [b"data", b""])
+    def test_a_whole_file_stays(self, tmp_path, data):
+        link, blob = self.cached(tmp_path, data)
+        with checked_downloads([str(link)]):
+            pass
+        assert blob.read_bytes() == link.read_bytes() == data
+
+    def test_another_file_is_refused_and_removed(self, tmp_path):
+        link, blob = self.cached(tmp_path, b"data", name=hashlib.sha256(b"Data").hexdigest())
+        refused = pytest.raises(IncompatibleCheckpointError, match="not the file that the Hub says")
+        with refused, checked_downloads([str(link)]):
+            raise KeyError("the damage shows elsewhere, too")
+        assert not link.is_symlink()
+        assert not blob.exists()
+
+    @pytest.mark.parametrize("name", ["a" * 40, "model.safetensors"])
+    def test_what_has_no_checksum_is_left_alone(self, tmp_path, name):
+        link, _ = self.cached(tmp_path, b"data", name=name)
+        with checked_downloads([str(link)]):
+            pass
+        assert link.exists()

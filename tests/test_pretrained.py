@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from tests.tiny import VARIANTS, Variant, every_variant, images, mixed_lambdas, quantize_fast, routable, wrap
 from torch import nn
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from quee_hf import IncompatibleCheckpointError, QuEEConfig, QuEEForImageClassification
 from quee_hf.exits.heads import HEADS
@@ -334,3 +334,53 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, spoil, message):
 def test_a_mistyped_argument_of_forward_is_refused():
     with pytest.raises(TypeError, match="cost_lamda"):
         routable()(images(1), cost_lamda=0.1)
+
+
+class TestTwoWaysOfLoading:
+    """Plain options read the files directly; with any other, transformers loads. Both give the same model."""
+
+    @every_variant
+    def test_they_give_the_same(self, variant: Variant, tmp_path):
+        model = routable(variant, levels=["fp32", 8, 4])
+        model.save_pretrained(tmp_path)
+        direct, by_transformers = from_pretrained(tmp_path), from_pretrained(tmp_path, device_map="cpu")
+        assert fingerprint(direct) == fingerprint(by_transformers) == fingerprint(model)
+        for name in ("named_parameters", "named_buffers"):
+            pairs = zip(getattr(direct, name)(), getattr(by_transformers, name)(), strict=True)
+            for (first, ours), (second, theirs) in pairs:
+                assert (first, ours.requires_grad, ours.device) == (
+                    second,
+                    theirs.requires_grad,
+                    theirs.device,
+                )
+                assert torch.equal(ours, theirs)
+        assert not direct.training
+        configs = [loaded.config.to_dict() for loaded in (direct, by_transformers)]
+        # transformers writes the dtype into the nested config, too, which a second save would then hold.
+        assert [config["backbone_config"].pop("dtype") for config in configs] == [None, "float32"]
+        assert configs[0] == configs[1]
+        assert direct.name_or_path == by_transformers.name_or_path == str(tmp_path)
+
+    def test_transformers_is_asked_only_if_it_must(self, model, tmp_path, monkeypatch):
+        model.save_pretrained(tmp_path)
+        from_pretrained(tmp_path, dtype="auto", revision=None)
+        monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+        from_pretrained(tmp_path, dtype="auto", revision=None)
+        for options in ({"dtype": torch.bfloat16}, {"device_map": "cpu"}, {"output_loading_info": True}):
+            with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+                from_pretrained(tmp_path, **options)
+
+    def test_a_given_config_is_not_shared(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        config = QuEEConfig.from_pretrained(tmp_path)
+        from_pretrained(tmp_path, config=config).config.cost_lambda = 0.7
+        assert config.cost_lambda is None
+
+    def test_other_default_kinds_are_left_to_transformers(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            loaded = from_pretrained(tmp_path)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert fingerprint(loaded) == fingerprint(model)

@@ -6,12 +6,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
@@ -104,7 +107,6 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
     options = {**hub_options, "_raise_exceptions_for_missing_entries": False}
     single = cached_file(source, SAFE_WEIGHTS_NAME, **options)
     if single is not None:
-        check_download(single)
         return [single]
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **options)
     if index is None:
@@ -123,24 +125,32 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
         raise IncompatibleCheckpointError(
             f"{source}: the shards listed in {index} are incomplete: {error}"
         ) from error
-    for file in files:
-        check_download(file)
     return list(files)
 
 
-def check_download(file: str) -> None:
-    """Compare a file in the Hub's cache with the checksum that the Hub gave, which names it there.
+@contextmanager
+def checked_downloads(files: Iterable[str]) -> Iterator[None]:
+    """Compare files in the Hub's cache with the checksums that name them there, while the block runs.
 
     Files elsewhere have none. One that differs is removed from the cache, so that it is fetched anew.
 
     Raises:
-        IncompatibleCheckpointError: If it differs.
+        IncompatibleCheckpointError: At the end of the block, if a file differs.
     """
+    with ThreadPoolExecutor() as pool:
+        checks = [pool.submit(_check_download, file) for file in files]
+        try:
+            yield
+        finally:
+            for check in checks:
+                check.result()
+
+
+def _check_download(file: str) -> None:
     blob = Path(file).resolve()
     if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
         return
-    with blob.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    digest = _sha256(blob)
     if digest != blob.name:
         Path(file).unlink()
         blob.unlink(missing_ok=True)
@@ -149,6 +159,14 @@ def check_download(file: str) -> None:
             f" since (SHA-256 {digest[:12]}..., expected {blob.name[:12]}...). It was removed from the"
             " cache; load the model again to fetch it anew."
         )
+
+
+def _sha256(file: Path) -> str:
+    if file.stat().st_size == 0:  # cannot be mapped
+        return hashlib.sha256().hexdigest()
+    # In one call, which lets other threads run: `file_digest` would ask for the interpreter at every piece.
+    with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return hashlib.sha256(content).hexdigest()
 
 
 def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> None:
@@ -179,6 +197,14 @@ def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> 
     if any(problems.values()):
         parts = [f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names]
         raise IncompatibleCheckpointError("The weights do not fit the config. " + "; ".join(parts) + ".")
+
+
+def read_weights(files: Iterable[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of safetensors files that were checked, in the kinds of float that a model needs."""
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= load_file(file)
+    return {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
 
 
 def _unusable(tensors: Any, expected: Mapping[str, Tensor]) -> list[str]:
