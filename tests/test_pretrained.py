@@ -384,3 +384,37 @@ class TestTwoWaysOfLoading:
         finally:
             torch.set_default_dtype(torch.float32)
         assert fingerprint(loaded) == fingerprint(model)
+
+    def test_the_dtype_of_the_file_is_the_automatic_one(self, model, tmp_path):
+        half = copy.deepcopy(model).to(torch.bfloat16)
+        half.save_pretrained(tmp_path)
+        loaded = from_pretrained(tmp_path, dtype="auto")
+        assert loaded.dtype == loaded.config.dtype == torch.bfloat16
+
+
+class TestSavingBesideOtherFiles:
+    def test_only_weights_of_an_earlier_save_go(self, model, tmp_path):
+        names = ["model-ema.safetensors", "model_text.safetensors", "model-00001-of-00002.safetensors"]
+        for name in names:
+            (tmp_path / name).write_bytes(b"x")
+        model.save_pretrained(tmp_path)
+        assert [(tmp_path / name).exists() for name in names] == [True, True, False]
+
+    def test_a_picture_beside_ones_own_card_stays(self, model, tmp_path):
+        (tmp_path / "README.md").write_text("![mine](operating_points.png)")
+        (tmp_path / "operating_points.png").write_bytes(b"x")
+        model.save_pretrained(tmp_path)
+        assert (tmp_path / "operating_points.png").exists()
+
+    def test_variants_are_refused(self, model, tmp_path):
+        with pytest.raises(ValueError, match="no variants"):
+            model.save_pretrained(tmp_path / "model", variant="fp16")
+
+    def test_no_source_is_copied(self, model, tmp_path):
+        """What transformers calls when it loads by `trust_remote_code`."""
+        for kind in (QuEEConfig, QuEEForImageClassification):
+            kind.register_for_auto_class()
+        model.save_pretrained(tmp_path)
+        assert {path.name for path in tmp_path.glob("*.py")} == {"configuration_quee.py", "modeling_quee.py"}
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert saved["auto_map"]["AutoConfig"] == "configuration_quee.QuEEConfig"

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _DTYPE_NAMES = {
 }
 _FLOAT_NAMES = {"F32", "F16", "BF16"}
 _SMALL = 2**14  # elements
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_FINITE = "holds NaN or infinity"
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
@@ -81,9 +82,9 @@ def _replace_files(staging: Path, target: Path) -> None:
     for name in new - {"config.json"}:
         os.replace(staging / name, target / name)
     if any(name.endswith(".safetensors") for name in new):
-        for stale in (*target.glob("model*.safetensors"), *target.glob("model*.safetensors.index.json")):
-            if stale.name not in new:
-                stale.unlink()
+        for path in target.iterdir():
+            if _WEIGHTS.fullmatch(path.name) and path.name not in new:
+                path.unlink()
     # Last: until it is replaced, whatever is loaded belongs to no newer config.
     if "config.json" in new:
         os.replace(staging / "config.json", target / "config.json")
@@ -152,12 +153,13 @@ def _check_download(file: str) -> None:
         return
     digest = _sha256(blob)
     if digest != blob.name:
-        Path(file).unlink()
-        blob.unlink(missing_ok=True)
+        for damaged in (Path(file), blob):
+            with suppress(OSError):  # a cache that is read-only, or that another process has tidied up
+                damaged.unlink()
         raise IncompatibleCheckpointError(
             f"{Path(file).name} is not the file that the Hub says it is: it was damaged on its way or changed"
-            f" since (SHA-256 {digest[:12]}..., expected {blob.name[:12]}...). It was removed from the"
-            " cache; load the model again to fetch it anew."
+            f" since (SHA-256 {digest[:12]}..., expected {blob.name[:12]}...). Load the model again to fetch"
+            " it anew; if this message comes again, delete it from the cache yourself."
         )
 
 

@@ -121,6 +121,10 @@ class QuEEConfig(PreTrainedConfig):
             self.image_size = getattr(self.backbone_config, "image_size", None)
 
     @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Do nothing: after it, every save would copy this package's source beside the weights."""
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a config from a saved one.
 

@@ -64,6 +64,10 @@ class QuEEPreTrainedModel(PreTrainedModel):
             init.copy_(module.path_codes, torch.tensor(module.code_rows))
 
     @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Do nothing: after it, every save would copy this package's source beside the weights."""
+
+    @classmethod
     def from_pretrained(  # type: ignore[override]  # all but the source goes through as keywords
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
     ) -> Any:
@@ -75,6 +79,8 @@ class QuEEPreTrainedModel(PreTrainedModel):
             ValueError: If it is a model of another type.
         """
         source = pretrained_model_name_or_path
+        if isinstance(kwargs.get("dtype"), str) and kwargs["dtype"] == "auto":
+            del kwargs["dtype"]  # the saved one, which is the default; the config would take it for a dtype
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         if (config := kwargs.pop("config", None)) is None:
             config, kwargs = QuEEConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
@@ -117,6 +123,8 @@ class QuEEPreTrainedModel(PreTrainedModel):
         if not kwargs.pop("is_main_process", True):
             return
         hub_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if push_to_hub and name in kwargs}
+        if kwargs.get("variant") is not None:
+            raise ValueError(f"QuEE models have no variants, got `variant` {kwargs['variant']!r}.")
         check_savable(kwargs.get("state_dict") or self.state_dict())
         target = Path(save_directory)
         with atomic_directory(target) as staging:
@@ -125,8 +133,8 @@ class QuEEPreTrainedModel(PreTrainedModel):
                 (target / CARD_FILE).read_text(encoding="utf-8")
             ):
                 (staging / CARD_FILE).unlink()
-        if not self.config.operating_points:
-            (target / PICTURE_FILE).unlink(missing_ok=True)  # of an earlier save
+            elif not self.config.operating_points:
+                (target / PICTURE_FILE).unlink(missing_ok=True)  # of an earlier save
         if push_to_hub:
             repo_id = hub_options.pop("repo_id", target.resolve().name)
             self.push_to_hub(repo_id, **hub_options)

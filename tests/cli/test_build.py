@@ -96,7 +96,10 @@ class TestResult:
         assert done["inputs"]["recipe"] == {"head_epochs": 4, "seed": 0}
         assert done["inputs"]["upstream"] == upstream["hash"]
         assert set(done["versions"]) == {"quee_hf", "torch", "transformers"}
-        assert set(done["files"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+        assert set(done["files"]) == {
+            "config.json", "model.safetensors", "preprocessor_config.json", "README.md",
+            "configuration_quee.py", "modeling_quee.py",
+        }  # fmt: skip
 
 
 # How many stages are complete when a build is killed, and where: while it writes, trains, or renames.

@@ -29,7 +29,8 @@ def test_model_can_be_used_by_predict(root, tmp_path, quee, arguments):
     result = quee(*arguments)
     assert result.exit_code == 0, result.output
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "config.json", "model.safetensors", "preprocessor_config.json",
+        "config.json", "model.safetensors", "preprocessor_config.json", "README.md",
+        "configuration_quee.py", "modeling_quee.py",
     }  # fmt: skip
     predicted = quee("predict", tmp_path / "out", root / "test" / "red" / "000.png", "--json")
     (image,) = json.loads(predicted.stdout)["images"]

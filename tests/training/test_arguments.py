@@ -62,7 +62,7 @@ class TestMarkedAsTrained:
 
     @pytest.mark.parametrize(("part", "trained"), [("heads", ["heads"]), ("gates", ["gates", "heads"])])
     def test_what_was_measured_of_other_weights_is_forgotten(self, model, part, trained):
-        with marked_as_trained(model, part):
+        with marked_as_trained(model, part, lambda: True):
             # Checkpoints are saved in between.
             assert model.config.operating_points is None
             assert model.config.trained_parts == trained
@@ -70,8 +70,15 @@ class TestMarkedAsTrained:
         assert model.config.operating_points is model.config.cost_lambda is None
         assert model.config.record == {"license": "mit"}
 
-    def test_a_failure_changes_nothing(self, model):
+    def test_a_failure_before_the_first_step_changes_nothing(self, model):
         before = model.config.to_dict()
-        with pytest.raises(KeyboardInterrupt), marked_as_trained(model, "heads"):
+        with pytest.raises(KeyboardInterrupt), marked_as_trained(model, "heads", lambda: False):
             raise KeyboardInterrupt
         assert model.config.to_dict() == before
+
+    @pytest.mark.parametrize(("part", "trained"), [("heads", []), ("gates", ["heads"])])
+    def test_a_failure_after_a_step_leaves_the_part_untrained(self, model, part, trained):
+        with pytest.raises(KeyboardInterrupt), marked_as_trained(model, part, lambda: True):
+            raise KeyboardInterrupt
+        assert model.config.trained_parts == trained
+        assert model.config.operating_points is model.config.cost_lambda is None

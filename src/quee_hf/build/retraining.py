@@ -62,6 +62,8 @@ def retrain_heads(
         QuEEError: If the images cannot be used.
         ValueError: If the model has no heads to train.
     """
+    if model.config.num_exits < 2:
+        raise ValueError("The model has one exit, the classifier's own head: there are no heads to train.")
     parts = _divide(_read(plan.train, model, plan, say), "heads", plan)
     move(model, choose_device(plan.device))
     train, held_out = (
@@ -88,7 +90,7 @@ def retrain_gates(
     Raises:
         QuEEError: If the images cannot be used, or the heads are not trained.
     """
-    if "heads" not in model.config.trained_parts:
+    if model.config.num_exits > 1 and "heads" not in model.config.trained_parts:
         raise NotReadyError("The exit heads are not trained: train them first, with `quee train-heads`.")
     assert plan.validation is not None
     train, validation = (_read(source, model, plan, say) for source in (plan.train, plan.validation))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
 from quee_hf.configuration import QuEEConfig
 from quee_hf.hub.card import CARD_FILE, is_own_text, render_card
@@ -58,6 +58,7 @@ def publish_folder(
 def _has_own_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
     try:
         path = api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
-    except (EntryNotFoundError, RevisionNotFoundError):
+    except (RemoteEntryNotFoundError, RevisionNotFoundError):
+        # Not its parent, which a lost connection raises, too: what cannot be seen must not be overwritten.
         return False
     return is_own_text(Path(path).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Training arguments that suit heads and gates; any `TrainingArguments` will do."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,11 +52,12 @@ def with_own_columns(args: TrainingArguments) -> TrainingArguments:
 
 
 @contextmanager
-def marked_as_trained(model: Any, part: str) -> Iterator[None]:
+def marked_as_trained(model: Any, part: str, has_changed: Callable[[], bool]) -> Iterator[None]:
     """Say in a model's config that its "heads" or "gates" are trained, unless the block fails.
 
     Checkpoints that the block saves say so, too. What was measured before is forgotten; gates have learnt
-    the errors of the heads that were there, so after new heads they count as untrained.
+    the errors of the heads that were there, so after new heads they count as untrained. If the block fails
+    when weights have changed already, the part counts as untrained.
     """
     config = model.config
     before = {name: getattr(config, name) for name in _MEASURED}
@@ -66,7 +67,8 @@ def marked_as_trained(model: Any, part: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name, value in before.items():
+        config.trained_parts = sorted(kept - {part})
+        for name, value in () if has_changed() else before.items():
             setattr(config, name, value)
         raise
 

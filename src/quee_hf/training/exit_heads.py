@@ -121,7 +121,7 @@ class ExitHeadTrainer(QuEETrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the heads, and say so in the model's config."""
-        with marked_as_trained(self.model, "heads"):
+        with marked_as_trained(self.model, "heads", lambda: self.state.global_step > 0):
             return super().train(*args, **kwargs)
 
     def compute_loss(

@@ -120,7 +120,7 @@ class GateTrainer(QuEETrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the gates, and say so in the model's config."""
-        with marked_as_trained(self.model, "gates"):
+        with marked_as_trained(self.model, "gates", lambda: self.state.global_step > 0):
             return super().train(*args, **kwargs)
 
     def compute_loss(
