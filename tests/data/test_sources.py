@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from quee_hf.data import shown_source
 from quee_hf.data.sources import read_source
 from quee_hf.errors import BadDatasetError, BadImageError
 
@@ -249,3 +250,17 @@ class TestHub:
         monkeypatch.setattr(datasets, "load_dataset", lambda path, split: rows)
         with pytest.raises(BadDatasetError, match="'image' of 'owner/name' holds no images"):
             read_source("owner/name", "train")
+
+
+class TestShownSource:
+    def test_folders_are_left_out(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("a.parquet", "b.parquet", "with,comma"):
+            (tmp_path / name).touch()
+        both = f"{tmp_path / 'a.parquet'}, {tmp_path / 'b.parquet'}"
+        assert shown_source(both) == "a.parquet,b.parquet"
+        assert shown_source("~/a.parquet") == "a.parquet"
+        assert shown_source(str(tmp_path / "with,comma")) == "with,comma"
+
+    def test_ids_on_the_hub_stay(self):
+        assert shown_source("owner/name:test") == "owner/name:test"

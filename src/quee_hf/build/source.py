@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers.utils import CONFIG_NAME, cached_file
 
 from quee_hf.backbones import BACKBONES, get_family
 from quee_hf.build.files import hash_file
@@ -41,7 +42,7 @@ class Source:
         num_classes: How many classes it tells apart.
         image_processor: Makes its input.
         image_size: Height and width of that input, in pixels.
-        fingerprint: SHA-256 of its files, or its commit on the Hub.
+        fingerprint: SHA-256 of its files, or its id and commit on the Hub.
     """
 
     backbone_config: PreTrainedConfig
@@ -71,7 +72,7 @@ def open_source(recipe: Recipe) -> Source:
     if recipe.class_names is not None and len(recipe.class_names) != num_classes:
         raise ValueError(f"{len(recipe.class_names)} class names, but the model has {num_classes} classes.")
     size = output_size(processor)
-    source = Source(backbone, names, num_classes, processor, size, _fingerprint(recipe.model, config))
+    source = Source(backbone, names, num_classes, processor, size, _fingerprint(recipe.model))
     _check_recipe(recipe, source)
     return source
 
@@ -188,9 +189,10 @@ def _real_names(config: PreTrainedConfig) -> list[str] | None:
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 
-def _fingerprint(model: str, config: PreTrainedConfig) -> str:
+def _fingerprint(model: str) -> str:
     if not Path(model).is_dir():
-        return str(getattr(config, "_commit_hash", None))
+        # Files of the Hub lie in a folder named after their commit; configs no longer say it.
+        return f"{model} {Path(str(cached_file(model, CONFIG_NAME))).parent.name}"
     files = sorted({path for pattern in _MODEL_FILES for path in Path(model).glob(pattern)})
     content = "\n".join(f"{path.name} {hash_file(path)}" for path in files)
     return hashlib.sha256(content.encode()).hexdigest()

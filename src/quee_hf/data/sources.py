@@ -243,5 +243,11 @@ def _read_hub(dataset_id: str, split: str | None) -> EncodedImages:
 
 
 def shown_source(source: str) -> str:
-    """Name a source of images without the folders of this machine, for reports that others read."""
-    return ",".join(Path(part).name if Path(part).exists() else part for part in source.split(","))
+    """Name a source of images without the folders of this machine, for reports that others read.
+
+    Example:
+        >>> shown_source("owner/name:test")
+        'owner/name:test'
+    """
+    paths = {part: Path(part).expanduser() for part in _parts_of(source)}
+    return ",".join(path.name if path.exists() else part for part, path in paths.items())
