@@ -34,7 +34,7 @@ from quee_hf.diagnostics.report import (
 from quee_hf.diagnostics.static_paths import collect_all_outputs
 from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
-from quee_hf.hub.card import write_card
+from quee_hf.hub.card import record_test, write_card
 from quee_hf.plots import plot_accuracy_cost
 
 ROOT = Path(__file__).parents[1]
@@ -156,10 +156,7 @@ def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: floa
 
 def keep_card(config: QuEEConfig, result: dict[str, Any], source: Path, folder: Path) -> None:
     """Write a built model's card, with what was measured on test images, and the config it comes from."""
-    fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
-    points = [{name: point[name] for name in fields} for point in result["routing"]]
-    test = {"data": shown_source(str(source)), "num_images": result["num_test_images"], "points": points}
-    config.record["measured"]["test"] = test
+    record_test(config, shown_source(str(source)), result["num_test_images"], result["routing"])
     config.save_pretrained(folder)
     write_card(folder, config)
 

@@ -365,7 +365,8 @@ class TestTwoWaysOfLoading:
         model.save_pretrained(tmp_path)
         from_pretrained(tmp_path, dtype="auto", revision=None)
         monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
-        from_pretrained(tmp_path, dtype="auto", revision=None)
+        # As pipelines do if peft is installed.
+        from_pretrained(tmp_path, dtype="auto", revision=None, adapter_kwargs={})
         for options in ({"dtype": torch.bfloat16}, {"device_map": "cpu"}, {"output_loading_info": True}):
             with pytest.raises(TypeError, match="'NoneType' object is not callable"):
                 from_pretrained(tmp_path, **options)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,7 +33,7 @@ _DTYPE_NAMES = {
 }
 _FLOAT_NAMES = {"F32", "F16", "BF16"}
 _SMALL = 2**14  # elements
-_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_FINITE = "holds NaN or infinity"
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
@@ -83,7 +84,7 @@ def _replace_files(staging: Path, target: Path) -> None:
         os.replace(staging / name, target / name)
     if any(name.endswith(".safetensors") for name in new):
         for path in target.iterdir():
-            if _WEIGHTS.fullmatch(path.name) and path.name not in new:
+            if WEIGHT_FILE.fullmatch(path.name) and path.name not in new:
                 path.unlink()
     # Last: until it is replaced, whatever is loaded belongs to no newer config.
     if "config.json" in new:
@@ -111,6 +112,11 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
         return [single]
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **options)
     if index is None:
+        if not Path(source).is_dir() and (is_offline_mode() or hub_options.get("local_files_only")):
+            raise IncompatibleCheckpointError(
+                f"The cache has no {SAFE_WEIGHTS_NAME} of {source}, and nothing may be fetched:"
+                " HF_HUB_OFFLINE or `local_files_only` is set."
+            )
         raise IncompatibleCheckpointError(
             f"{source} has no {SAFE_WEIGHTS_NAME}. QuEE models are loaded from safetensors only."
         )

@@ -165,6 +165,12 @@ class QuEEConfig(PreTrainedConfig):
         return int(cast(int, self.num_labels))
 
     @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in their order."""
+        names: Any = self.id2label
+        return [str(names[index]) for index in range(self.num_classes)]
+
+    @property
     def num_exits(self) -> int:
         """Number of exits, the last one included."""
         return len(self.exit_blocks)

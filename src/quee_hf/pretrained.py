@@ -27,7 +27,7 @@ from quee_hf.checkpoints import (
 )
 from quee_hf.configuration import QuEEConfig
 from quee_hf.gates.error_predictor import ErrorPredictor
-from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, is_own_text, write_card
+from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, say_kept, write_card
 from quee_hf.hub.publish import publish_folder
 from quee_hf.hub.remote_code import AUTO_MAP, write_remote_code
 
@@ -38,9 +38,9 @@ _PUSH_OPTIONS = (
     "private",
     "create_pr",
     "revision",
+    "tags",
     "token",
 )
-
 
 # Options of `from_pretrained` that have no say in where weights are placed, and as what.
 _WITHOUT_EFFECT = {*HUB_OPTIONS, "trust_remote_code", "use_safetensors", "_commit_hash", "_from_auto"}
@@ -84,13 +84,14 @@ class QuEEPreTrainedModel(PreTrainedModel):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         if (config := kwargs.pop("config", None)) is None:
             config, kwargs = QuEEConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
-        files = weight_files(source, **hub_options)
+        files, is_plain = weight_files(source, **hub_options), not model_args and _is_plain(config, kwargs)
         with checked_downloads(files):
-            with no_init_weights():
+            # transformers makes a model of its own: then only the shapes of this one matter.
+            with no_init_weights() if is_plain else torch.device("meta"):
                 model = cls(copy.deepcopy(config))
             expected = model.state_dict()
             check_weight_files(files, expected)
-            if not model_args and _is_plain(config, kwargs):
+            if is_plain:
                 # All is checked, and transformers takes a tenth of a millisecond for each tensor.
                 model.load_state_dict(read_weights(files, expected), assign=True)
                 model.config.name_or_path = model.name_or_path = str(source)
@@ -129,15 +130,14 @@ class QuEEPreTrainedModel(PreTrainedModel):
         target = Path(save_directory)
         with atomic_directory(target) as staging:
             self._write_files(staging, **kwargs)
-            if (target / CARD_FILE).exists() and is_own_text(
-                (target / CARD_FILE).read_text(encoding="utf-8")
-            ):
+            if has_own_card(target):
+                say_kept(str(target))
                 (staging / CARD_FILE).unlink()
             elif not self.config.operating_points:
                 (target / PICTURE_FILE).unlink(missing_ok=True)  # of an earlier save
         if push_to_hub:
             repo_id = hub_options.pop("repo_id", target.resolve().name)
-            self.push_to_hub(repo_id, **hub_options)
+            publish_folder(target, repo_id, **hub_options)
 
     def _write_files(self, folder: Path, **kwargs: Any) -> None:
         self.config.auto_map = dict(AUTO_MAP)
@@ -192,7 +192,7 @@ def _is_plain(config: PreTrainedConfig, options: Mapping[str, Any]) -> bool:
     return (
         kinds <= {None, "auto", torch.float32}
         and torch.get_default_device().type == "cpu"
-        and all(value is None for value in others.values())
+        and all(value is None or value == {} for value in others.values())
         and not is_deepspeed_zero3_enabled()
         and not is_fsdp_enabled()
     )

@@ -247,6 +247,8 @@ def test_contrastive_model_with_other_class_names(root, tmp_path, quee):
     assert model.config.logit_scale == pytest.approx(math.exp(2))
     assert list(model.config.exit_blocks) == [1, 2, 4]
     assert model.config.id2label == {0: "sky", 1: "grass", 2: "rock", 3: "fire"}
+    again = quee("build", "--recipe", tmp_path / "run" / "recipe.yaml", "--output", tmp_path / "run")
+    assert "7 reused, 0 built" in again.stdout, again.output
     measured = quee("evaluate", tmp_path / "run" / "model", "--data", root / "test")
     assert measured.exit_code == 2
     assert "--match-labels numbers" in measured.stderr

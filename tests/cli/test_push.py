@@ -24,9 +24,12 @@ def push(hub, folder, *arguments, token=TOKEN):
     )
 
 
-def test_pushes_the_whole_directory(built, hub, tmp_path):
-    done = push(hub, tmp_path, built / "model", "org/colors", "--private", "--message", "First")
+def test_pushes_what_belongs_to_the_model(built, hub, tmp_path):
+    model = shutil.copytree(built / "model", tmp_path / "model")
+    (model / "training_args.bin").write_bytes(b"holds a token")
+    done = push(hub, tmp_path, model, "org/colors", "--private", "--message", "First")
     assert done.returncode == 0, done.stderr
+    assert "Not pushed, as no part of the model: training_args.bin" in done.stderr
     assert done.stdout.startswith(f"Pushed to {hub.url}/org/colors/commit/")
     files = hub.files("org/colors")
     assert set(files) == {path.name for path in (built / "model").iterdir()}
@@ -47,7 +50,9 @@ def test_a_broken_model_is_not_pushed(built, hub, tmp_path):
 def test_a_wrong_token_is_said_in_one_line(built, hub, tmp_path):
     done = push(hub, tmp_path, built / "model", "org/other", token="hf_wrong")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("quee: error: Cannot push to org/other")
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("quee: error: Cannot push to org/other")
+    assert "Invalid user token" in message
 
 
 @pytest.mark.parametrize("repo", ["a/b/c", "org/name with spaces"])

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,10 +39,11 @@ class Repository:
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, branch: str, files: dict[str, File]) -> str:
-        """Add files to a branch, which starts from `main` if it is new."""
+    def commit(self, branch: str, files: dict[str, File], deleted: Collection[str] = ()) -> str:
+        """Add files to a branch, which starts from `main` if it is new, and delete others."""
         head = self.branches.get(branch, self.branches.get("main"))
-        tree = {**(self.commits[head] if head else {}), **files}
+        kept = self.commits[head].items() if head else ()
+        tree = {**{name: file for name, file in kept if name not in deleted}, **files}
         names = sorted((name, file.oid) for name, file in tree.items())
         sha = hashlib.sha1(repr((names, len(self.commits))).encode()).hexdigest()
         self.commits[sha] = tree
@@ -198,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, repo: str, revision: str, body: bytes) -> None:
         if (repository := self._find(repo)) is None:
             return
-        files = {}
+        files, deleted = {}, set()
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
@@ -207,7 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = File(data, oid, is_large=False)
             elif line["key"] == "lfsFile":
                 files[value["path"]] = File(self.hub.large[value["oid"]], value["oid"], is_large=True)
-        sha = repository.commit(revision, files)
+            elif line["key"] == "deletedFile":
+                deleted.add(value["path"])
+        sha = repository.commit(revision, files, deleted)
         self._send_json(
             {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}/commit/{sha}"}
         )

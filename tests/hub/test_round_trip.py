@@ -220,21 +220,82 @@ print(type(model).__module__, type(model).__name__)
         assert "pip install quee-hf" in message
 
 
-def test_somebodys_own_card_stays(hub, saved, tmp_path):
-    """On the Hub; that it stays in a directory is tested with saving."""
-    code = f"""
+def pushing(saved, code):
+    """Return code to run with the saved `model` and its `processor`."""
+    return f"""
 from huggingface_hub import HfApi
+from transformers import AutoImageProcessor
 from quee_hf import QuEEForImageClassification
 api = HfApi()
-api.create_repo("org/own-card")
-api.upload_file(path_or_fileobj=b"# Mine", path_in_repo="README.md", repo_id="org/own-card")
-QuEEForImageClassification.from_pretrained({str(saved)!r}).push_to_hub("org/own-card")
+model = QuEEForImageClassification.from_pretrained({str(saved)!r})
+processor = AutoImageProcessor.from_pretrained({str(saved)!r}, backend="pil")
+{code}
 print("pushed")
 """
-    assert run(tmp_path, hub, code, HF_TOKEN=TOKEN) == "pushed"
-    files = hub.files("org/own-card")
-    assert files["README.md"] == b"# Mine"
-    assert "model.safetensors" in files
+
+
+def test_somebodys_own_card_stays(hub, saved, tmp_path):
+    """On the Hub, whoever pushes; that it stays in a directory is tested with saving."""
+    code = """
+from transformers import TrainingArguments
+from quee_hf import GateTrainer
+for repo in ("org/own-card", "org/own-trained"):
+    api.create_repo(repo)
+    api.upload_file(path_or_fileobj=b"# Mine", path_in_repo="README.md", repo_id=repo)
+model.push_to_hub("org/own-card")
+arguments = TrainingArguments("trained", hub_model_id="org/own-trained", use_cpu=True)
+GateTrainer(model, arguments).push_to_hub()
+"""
+    assert run(tmp_path, hub, pushing(saved, code), HF_TOKEN=TOKEN) == "pushed"
+    for repo in ("org/own-card", "org/own-trained"):
+        files = hub.files(repo)
+        assert files["README.md"] == b"# Mine"
+        assert "model.safetensors" in files
+
+
+def test_a_template_gives_way(hub, saved, tmp_path):
+    """The image processor brings the one of transformers, whichever is pushed first."""
+    code = """
+processor.push_to_hub("org/processor-first")
+model.push_to_hub("org/processor-first")
+"""
+    run(tmp_path, hub, pushing(saved, code), HF_TOKEN=TOKEN)
+    assert MARKER in hub.files("org/processor-first")["README.md"].decode()
+
+
+def test_weights_of_an_earlier_push_go(hub, saved, tmp_path):
+    """Left there, they would be downloaded, or even loaded, in place of the later ones."""
+    code = """
+model.save_pretrained("sharded", push_to_hub=True, repo_id="org/changing", max_shard_size="20KB", tags=["x"])
+"""
+    run(tmp_path, hub, pushing(saved, code), HF_TOKEN=TOKEN)
+    assert len([name for name in hub.files("org/changing") if name.startswith("model-0")]) > 1
+    assert "\n- x\n" in hub.files("org/changing")["README.md"].decode()
+    run(tmp_path, hub, pushing(saved, 'model.push_to_hub("org/changing")'), HF_TOKEN=TOKEN)
+    assert [name for name in hub.files("org/changing") if "safetensors" in name] == ["model.safetensors"]
+
+
+def test_what_the_cache_lacks_is_said_offline(hub, tmp_path):
+    code = f"import quee_hf; print(quee_hf.QuEEConfig.from_pretrained({REPO!r}).model_type)"
+    assert run(tmp_path, hub, code) == "quee"
+    load = f"import quee_hf; quee_hf.QuEEForImageClassification.from_pretrained({REPO!r})"
+    message = run(tmp_path, hub, load, fails=True, HF_HUB_OFFLINE="1")
+    assert "The cache has no model.safetensors" in message
+
+
+def test_inspecting_fetches_no_weights(hub, saved, tmp_path):
+    code = f"""
+import json
+from typer.testing import CliRunner
+from quee_hf.cli.app import app
+result = CliRunner().invoke(app, ["inspect", {REPO!r}, "--json"])
+print(json.dumps(json.loads(result.stdout)["size_bytes"]))
+"""
+    size = (saved / "model.safetensors").stat().st_size
+    start = len(hub.requests)
+    assert run(tmp_path, hub, code) == str(size)
+    assert not any("model.safetensors" in request for request in hub.requests[start:])
+    assert run(tmp_path, hub, code, HF_HUB_OFFLINE="1") == "null"
 
 
 def test_nothing_unloadable_is_pushed(hub, saved, tmp_path):

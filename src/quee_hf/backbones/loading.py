@@ -84,7 +84,7 @@ def open_classifier(
             raise UnsupportedBackboneError(
                 f"{type(model).__name__} has no classification head (`num_labels` is 0)."
             )
-        return SourceClassifier(config, modules, cast(dict[int, str], config.id2label), hub_id=_hub_id(model))
+        return SourceClassifier(config, modules, cast(dict[int, str], config.id2label), hub_id=hub_id)
     if class_embeddings is None:
         raise ValueError(
             "A CLIP model needs `class_embeddings`: one text embedding per class, (classes, size)."

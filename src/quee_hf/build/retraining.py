@@ -122,9 +122,7 @@ def _read(
     source: str, model: QuEEForImageClassification, plan: RetrainingPlan, say: Callable[[str], None]
 ) -> LabelledImages:
     images = read_images(source, say, skip_bad=plan.skip_bad)
-    names: Any = model.config.id2label
-    ordered = [str(names[index]) for index in range(model.num_labels)]
-    return match_images(images, ordered, by=plan.match_labels, name=source)
+    return match_images(images, model.config.class_names, by=plan.match_labels, name=source)
 
 
 def _divide(images: LabelledImages, part: str, plan: RetrainingPlan) -> list[LabelledImages]:

@@ -50,7 +50,7 @@ def _write(
     """Return the card, and the files that were written."""
     from quee_hf.cli.loading import load_config
     from quee_hf.errors import QuEEError
-    from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, is_own_text, render_card, write_card
+    from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, render_card, write_card
 
     folder, config = Path(source), load_config(source)
     config.record = {**(config.record or {}), **facts} or None
@@ -58,7 +58,7 @@ def _write(
     text = render_card(config, repo)
     if show_only or not folder.is_dir():
         return text, []
-    if (folder / CARD_FILE).exists() and is_own_text((folder / CARD_FILE).read_text(encoding="utf-8")):
+    if has_own_card(folder):
         raise QuEEError(f"{folder / CARD_FILE} was not written by quee_hf: move it away, or use --show.")
     if facts:
         config.save_pretrained(folder)

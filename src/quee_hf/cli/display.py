@@ -60,6 +60,11 @@ def path_text(path: Sequence[object]) -> str:
     return "-".join(map(str, path))
 
 
+def one_line(error: Exception) -> str:
+    """Return what an error says, however many lines it takes for it."""
+    return " ".join(str(error).split())
+
+
 @contextmanager
 def library_output_on_stderr() -> Iterator[None]:
     """Keep stdout free for the result, and silence what only developers of transformers want to read."""

@@ -106,7 +106,7 @@ def _evaluate(
     skip_bad: bool,
 ) -> dict[str, Any]:
     from quee_hf.build.labels import match_images
-    from quee_hf.cli.loading import class_names, load_model
+    from quee_hf.cli.loading import load_model
     from quee_hf.data import load_image_dataset
     from quee_hf.diagnostics.evaluation import evaluate_model
     from quee_hf.diagnostics.static_paths import collect_all_outputs
@@ -120,7 +120,7 @@ def _evaluate(
         )
     say(f"Reading and checking {data}")
     images = load_image_dataset(data, skip_bad=skip_bad)
-    images = match_images(_limited(images, limit), class_names(model), by=match_labels, name=data)
+    images = match_images(_limited(images, limit), model.config.class_names, by=match_labels, name=data)
     outputs = collect_all_outputs(model, images.with_processor(image_processor), batch_size=batch_size)
     model.cpu()
     return {
@@ -154,21 +154,12 @@ def _write(result: dict[str, Any], output: Path, picture: Path) -> None:
 def _record(folder: Path, result: dict[str, Any]) -> None:
     from quee_hf.configuration import QuEEConfig
     from quee_hf.data import shown_source
-    from quee_hf.hub.card import CARD_FILE, is_own_text, write_card
+    from quee_hf.hub.card import record_test, write_card
 
-    config = QuEEConfig.from_pretrained(folder)
-    known: dict[str, Any] = config.record or {}
-    fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
-    test = {
-        "data": shown_source(result["data"]["source"]),
-        "num_images": result["data"]["num_images"],
-        "points": [{name: point[name] for name in fields} for point in result["points"]],
-    }
-    config.record = {**known, "measured": {**known.get("measured", {}), "test": test}}
+    config, data = QuEEConfig.from_pretrained(folder), result["data"]
+    record_test(config, shown_source(data["source"]), data["num_images"], result["points"])
     config.save_pretrained(folder)
-    card = folder / CARD_FILE
-    if not card.exists() or not is_own_text(card.read_text(encoding="utf-8")):
-        write_card(folder, config)
+    write_card(folder, config)
 
 
 def _summarize(result: dict[str, Any], output: Path, picture: Path) -> None:

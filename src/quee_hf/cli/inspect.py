@@ -25,10 +25,7 @@ def inspect(model: options.Model, as_json: options.Json = False, debug: options.
 
 
 def _inspect(source: str) -> dict[str, Any]:
-    from pathlib import Path
-
     from quee_hf.blueprint import path_tree, segment_costs
-    from quee_hf.checkpoints import weight_files
     from quee_hf.cli.loading import load_config
     from quee_hf.routing.costs import path_costs
 
@@ -38,13 +35,34 @@ def _inspect(source: str) -> dict[str, Any]:
     return {
         "model": source,
         **_settings(config),
-        "size_bytes": sum(Path(file).stat().st_size for file in weight_files(source)),
+        "size_bytes": _size(source),
         "paths": [
             {"path": [config.level_list[level] for level in path], "cost": round(float(cost), 6)}
             for path, cost in zip(paths, costs, strict=True)
         ],
         "operating_points": config.operating_points,
     }
+
+
+def _size(source: str) -> int | None:
+    """Return the bytes of the weights, of which nothing is fetched; `None` if the Hub cannot be asked."""
+    from pathlib import Path
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    from quee_hf.build.source import is_local
+    from quee_hf.checkpoints import WEIGHT_FILE, weight_files
+
+    if is_local(source):
+        return sum(Path(file).stat().st_size for file in weight_files(source))
+    try:
+        files = list(HfApi().list_repo_tree(source))
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError):
+        return None
+    return sum(file.size for file in files if isinstance(file, RepoFile) and WEIGHT_FILE.fullmatch(file.path))
 
 
 def _settings(config: "QuEEConfig") -> dict[str, Any]:
@@ -75,7 +93,7 @@ def _summarize(found: dict[str, Any]) -> None:
         f" {quantization['weight_sharing']} weights",
         "trained": ", ".join(found["trained_parts"]) or "nothing: images are not routed",
         "default cost_lambda": found["cost_lambda"],
-        "weights": f"{found['size_bytes'] / 1e6:.1f} MB",
+        "weights": None if found["size_bytes"] is None else f"{found['size_bytes'] / 1e6:.1f} MB",
     }
     for name, value in lines.items():
         if value is not None:

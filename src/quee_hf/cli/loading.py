@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from quee_hf.cli.display import one_line
 from quee_hf.errors import QuEEError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def load_model(source: str, device: str) -> LoadedModel:
         model = QuEEForImageClassification.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     except OSError as error:
-        raise QuEEError(f"Cannot load {source}: {str(error).splitlines()[0]}") from error
+        raise QuEEError(f"Cannot load {source}: {one_line(error)}") from error
     move(model, target)
     return LoadedModel(model, processor)
 
@@ -56,14 +57,8 @@ def load_config(source: str) -> "QuEEConfig":
     try:
         config: QuEEConfig = QuEEConfig.from_pretrained(source)
     except OSError as error:
-        raise QuEEError(f"Cannot load {source}: {str(error).splitlines()[0]}") from error
+        raise QuEEError(f"Cannot load {source}: {one_line(error)}") from error
     return config
-
-
-def class_names(model: "QuEEForImageClassification") -> list[str]:
-    """Return the names of a model's classes, in their order."""
-    names: Any = model.config.id2label
-    return [str(names[index]) for index in range(model.num_labels)]
 
 
 def _check_folder(source: str, *, is_local: bool) -> None:

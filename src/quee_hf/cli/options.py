@@ -42,9 +42,10 @@ ClassEmbeddings = Annotated[
     ),
 ]
 ClassNames = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="JSON file with the names of the classes: a list, or an object with it in 'classes'. If the"
+        help="JSON file with the names of the classes: a list, or an object with it in 'classes'; or the list"
+        " itself. If the"
         " data has other names, but as many, they are taken to be the same classes in the same order.",
         rich_help_panel=SOURCES,
     ),
@@ -91,20 +92,20 @@ def parse_integers(text: str, option: str) -> list[int]:
         ) from error
 
 
-def read_class_names(path: Path | None) -> list[str] | None:
-    """Read class names from a JSON file: a list, or an object with the list in `classes`."""
-    if path is None:
+def read_class_names(source: str | None) -> list[str] | None:
+    """Read class names from JSON, in a file or as it is: a list, or an object with the list in `classes`."""
+    if source is None:
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(source if source.startswith("[") else Path(source).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise typer.BadParameter(
-            f"cannot read {path} as JSON: {error}", param_hint="--class-names"
+            f"cannot read {source} as JSON: {error}", param_hint="--class-names"
         ) from error
     names = content.get("classes") if isinstance(content, dict) else content
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise typer.BadParameter(
-            f"{path} holds neither a list of names nor an object with such a list in 'classes'",
+            f"{source} holds neither a list of names nor an object with such a list in 'classes'",
             param_hint="--class-names",
         )
     return names

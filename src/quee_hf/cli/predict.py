@@ -151,9 +151,7 @@ def _classify(
 ) -> list[dict[str, Any]]:
     import torch
 
-    from quee_hf.cli.loading import class_names
-
-    model, config, names = loaded.model, loaded.model.config, class_names(loaded.model)
+    model, config, names = loaded.model, loaded.model.config, loaded.model.config.class_names
     pixel_values = loaded.image_processor(images=[image for _, image in batch], return_tensors="pt")
     with torch.inference_mode():
         out = model(pixel_values["pixel_values"].to(model.device), cost_lambda=cost_lambda)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quee_hf.cli import options
-from quee_hf.cli.display import library_output_on_stderr, say, show, show_json
+from quee_hf.cli.display import library_output_on_stderr, one_line, say, show, show_json
 
 
 def push(
@@ -48,7 +48,7 @@ def _push(
 
     from quee_hf.cli.loading import load_model
     from quee_hf.errors import QuEEError
-    from quee_hf.hub.publish import publish_folder
+    from quee_hf.hub.publish import publish_folder, published_files
 
     try:
         validate_repo_id(repo)
@@ -58,6 +58,9 @@ def _push(
         raise QuEEError(f"{folder} is not a directory: only a saved model can be pushed.")
     say(f"Checking {folder}")
     load_model(str(folder), "cpu")
+    others = {path.name for path in folder.iterdir()} - {path.name for path in published_files(folder)}
+    if others:
+        say(f"Not pushed, as no part of the model: {', '.join(sorted(others))}")
     try:
         commit = publish_folder(
             folder,
@@ -68,5 +71,5 @@ def _push(
             create_pr=create_pr,
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError) as error:
-        raise QuEEError(f"Cannot push to {repo}: {str(error).splitlines()[0]}") from error
+        raise QuEEError(f"Cannot push to {repo}: {one_line(error)}") from error
     return str(commit.pr_url if create_pr else commit.commit_url)

@@ -1,5 +1,6 @@
 """Recipes of `quee build` in YAML: their keys are the names of its options."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,7 @@ _PAIRED = {"ptq_options": "ptq_option", "keep": "keep"}  # mappings that it writ
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    return sorted(
-        file.name.removesuffix(".yaml") for file in _SHIPPED.iterdir() if file.name.endswith(".yaml")
-    )
+    return sorted(file.stem for file in _SHIPPED.glob("*.yaml"))
 
 
 def use_recipe(context: typer.Context, value: str | None) -> str | None:
@@ -63,6 +62,8 @@ def _as_option(key: str, item: Any) -> list[tuple[str, Any]]:
         return []
     if name in _JOINED and isinstance(item, list):
         return [(name, ",".join(map(str, item)))]
+    if name == "class_names" and isinstance(item, list):
+        return [(name, json.dumps(item))]
     if name in _PAIRED and isinstance(item, dict):
         pairs = [f"{part}={value}" for part, value in item.items()]
         return [(_PAIRED[name], pairs)] if pairs else []

@@ -1,5 +1,7 @@
 """The model card: what a model is, what was measured of it and how to use it, from its config alone."""
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,20 @@ from quee_hf.hub.sections import SECTIONS, shown_points, title_of
 
 CARD_FILE = "README.md"
 PICTURE_FILE = "operating_points.png"
-# A card without this line is somebody's own: it is never overwritten.
+# A card without this line is somebody's own, which is never overwritten, unless another tool wrote it.
 MARKER = "<!-- Written by quee_hf whenever the model is saved. Delete this line to keep your own text. -->"
+_FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
+# How the Trainer of transformers begins its comment, and what marks the template that it pushes with anything
+# else: whoever fills in one of the blanks makes it their own.
+_OF_TRAINER = "<!-- This model card has been generated automatically according to the information the Trainer"
+_OF_TEMPLATE, _BLANK, _NUM_BLANKS = (
+    "model card has been automatically generated",
+    "[More Information Needed]",
+    39,
+)
 _TASK = "image-classification"
+
+logger = logging.getLogger(__name__)
 
 
 def render_card(config: QuEEConfig, repo_id: str | None = None, *, tags: Sequence[str] = ()) -> str:
@@ -32,15 +45,48 @@ def render_card(config: QuEEConfig, repo_id: str | None = None, *, tags: Sequenc
 def write_card(
     folder: Path, config: QuEEConfig, repo_id: str | None = None, *, tags: Sequence[str] = ()
 ) -> None:
-    """Write a model's card and, if operating points were measured, their picture."""
+    """Write a model's card and, if operating points were measured, their picture; not over one's own card."""
+    if has_own_card(folder):
+        say_kept(str(folder))
+        return
     (folder / CARD_FILE).write_text(render_card(config, repo_id, tags=tags), encoding="utf-8")
     if config.operating_points:
         _draw(config, folder / PICTURE_FILE)
 
 
-def is_own_text(card: str) -> bool:
-    """Tell whether somebody else than `write_card` wrote a card."""
-    return MARKER not in card
+def record_test(config: QuEEConfig, data: str, num_images: int, points: Sequence[Mapping[str, Any]]) -> None:
+    """Keep in a config what was measured on test images, for its card.
+
+    Args:
+        config: Of the model; changed.
+        data: What to call the images.
+        num_images: How many there are.
+        points: As `describe_routing` returns them.
+    """
+    fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
+    kept = [{name: point[name] for name in fields} for point in points]
+    record: Mapping[str, Any] = config.record or {}
+    test = {"data": data, "num_images": num_images, "points": kept}
+    config.record = {**record, "measured": {**record.get("measured", {}), "test": test}}
+
+
+def has_own_card(folder: Path) -> bool:
+    """Tell whether a directory has a card that somebody wrote."""
+    card = folder / CARD_FILE
+    return card.is_file() and is_own_text(card.read_bytes())
+
+
+def is_own_text(card: bytes) -> bool:
+    """Tell whether somebody wrote a card, rather than quee_hf, transformers or the Hub's form for models."""
+    text = card.decode("utf-8", errors="replace")
+    body = _FRONT_MATTER.sub("", text).strip()
+    is_template = _OF_TEMPLATE in body and body.count(_BLANK) >= _NUM_BLANKS
+    return bool(body) and MARKER not in body and _OF_TRAINER not in body and not is_template
+
+
+def say_kept(place: str) -> None:
+    """Say that no card was written, because there is one that somebody wrote."""
+    logger.warning("%s in %s was kept: it was not written by quee_hf.", CARD_FILE, place)
 
 
 def _metadata(config: QuEEConfig, repo_id: str | None, tags: Sequence[str]) -> ModelCardData:

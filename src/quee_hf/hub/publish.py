@@ -4,11 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
+from quee_hf.checkpoints import WEIGHT_FILE
 from quee_hf.configuration import QuEEConfig
-from quee_hf.hub.card import CARD_FILE, is_own_text, render_card
+from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, is_own_text, render_card, say_kept
+from quee_hf.hub.remote_code import REMOTE_CODE_FILES
+
+_PUBLISHED = {
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    CARD_FILE,
+    PICTURE_FILE,
+    *REMOTE_CODE_FILES,
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+}
 
 
 def publish_folder(
@@ -20,9 +34,10 @@ def publish_folder(
     token: bool | str | None = None,
     **commit_options: Any,
 ) -> CommitInfo:
-    """Push the files of a model's directory, without its subfolders and hidden files.
+    """Push the files of a model's directory that belong to the model.
 
-    The card is written for the repository, unless somebody wrote one, here or there.
+    The card is written for the repository, unless somebody wrote one, here or there. Weights of an earlier
+    push that have no place in this one are deleted.
 
     Args:
         folder: Holds `config.json`.
@@ -40,25 +55,44 @@ def publish_folder(
     revision = commit_options.get("revision")
     if revision is not None and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    files: dict[str, Path | bytes] = {
-        path.name: path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".")
-    }
-    here = folder / CARD_FILE
-    if not here.exists() or not is_own_text(here.read_text(encoding="utf-8")):
-        files[CARD_FILE] = render_card(config, repo_id, tags=tags).encode()
-        if _has_own_card(api, repo_id, revision):
-            del files[CARD_FILE]
-    operations = [CommitOperationAdd(name, data) for name, data in files.items()]
+    files: dict[str, Path | bytes] = {path.name: path for path in published_files(folder)}
+    if not has_own_card(folder):
+        if find_own_card(api, repo_id, revision) is None:
+            files[CARD_FILE] = render_card(config, repo_id, tags=tags).encode()
+        else:
+            say_kept(repo_id)
+            files.pop(CARD_FILE, None)
+    stale = [
+        name
+        for name in api.list_repo_files(repo_id, revision=revision)
+        if WEIGHT_FILE.fullmatch(name) and name not in files
+    ]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(name, data) for name, data in files.items()),
+        *(CommitOperationDelete(name) for name in stale),
+    ]
     commit: CommitInfo = api.create_commit(repo_id, operations, **commit_options)
     return commit
 
 
-def _has_own_card(api: HfApi, repo_id: str, revision: str | None) -> bool:
+def published_files(folder: Path) -> list[Path]:
+    """Return the files of a model's directory that belong to the model.
+
+    Others, such as the arguments of a training, may hold a token or tell where things are on this machine.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and (path.name in _PUBLISHED or WEIGHT_FILE.fullmatch(path.name))
+    ]
+
+
+def find_own_card(api: HfApi, repo_id: str, revision: str | None) -> bytes | None:
+    """Return the card of a repository if somebody wrote one."""
     try:
         path = api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
     except (RemoteEntryNotFoundError, RevisionNotFoundError):
         # Not its parent, which a lost connection raises, too: what cannot be seen must not be overwritten.
-        return False
-    return is_own_text(Path(path).read_text(encoding="utf-8"))
+        return None
+    card = Path(path).read_bytes()
+    return card if is_own_text(card) else None

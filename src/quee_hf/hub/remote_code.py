@@ -11,6 +11,7 @@ AUTO_MAP = MappingProxyType(
         "AutoModelForImageClassification": "modeling_quee.QuEEForImageClassification",
     }
 )
+REMOTE_CODE_FILES = tuple(f"{reference.split('.')[0]}.py" for reference in AUTO_MAP.values())
 
 # The import stands in `try`, where transformers does not look for requirements: its own message would not say
 # what the package is called where it is installed from.
