@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, CL
 
 from quee_hf import QuEEConfig, QuEEForImageClassification
 from quee_hf.backbones.loading import open_classifier
+from quee_hf.baselines.confidence import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.data import load_image_dataset, shown_source
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference, cost_at_accuracy
 from quee_hf.diagnostics.gate_quality import describe_gates
@@ -32,7 +33,6 @@ from quee_hf.diagnostics.report import (
     route_images,
 )
 from quee_hf.diagnostics.static_paths import collect_all_outputs
-from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.hub.card import record_test, write_card
 from quee_hf.plots import plot_accuracy_cost

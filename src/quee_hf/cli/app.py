@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from quee_hf.cli.build import build
 from quee_hf.cli.card import card
+from quee_hf.cli.compare import compare
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
 from quee_hf.cli.predict import predict
@@ -102,7 +103,7 @@ def _quee(
     """
 
 
-for _verb in (build, quantize, train_heads, train_gates, evaluate, predict, inspect, card, push):
+for _verb in (build, quantize, train_heads, train_gates, evaluate, compare, predict, inspect, card, push):
     app.command()(_verb)
 
 

@@ -83,6 +83,22 @@ def cost_at_accuracy(costs: ArrayLike, accuracies: ArrayLike, accuracy: float) -
     return float(np.interp(accuracy, kept_accuracies, kept_costs))
 
 
+def accuracy_at_cost(costs: ArrayLike, accuracies: ArrayLike, cost: float) -> float | None:
+    """Return the accuracy at a cost, on the curve of `area_under_curve`.
+
+    Returns:
+        The accuracy, or None below the cheapest point.
+
+    Example:
+        >>> accuracy_at_cost([0.25, 0.75], [0.5, 1.0], cost=0.5)
+        0.75
+    """
+    kept_costs, kept_accuracies = undominated_points(costs, accuracies)
+    if cost < kept_costs[0]:
+        return None
+    return float(np.interp(cost, kept_costs, kept_accuracies))
+
+
 def bootstrap_area_difference(
     correct_a: ArrayLike,
     cost_a: ArrayLike,
@@ -120,7 +136,7 @@ def bootstrap_area_difference(
     chunk = max(1, _COUNTS_PER_CHUNK // num_images)
     differences = []
     for start in range(0, num_resamples, chunk):
-        weights = _resampling_weights(rng, min(chunk, num_resamples - start), num_images)
+        weights = draw_weights(rng, min(chunk, num_resamples - start), num_images)
         differences.append(_area_differences(weights @ values, num_points))
     observed = _area_differences(values.mean(axis=0, keepdims=True), num_points)
     tail = (1 - _CONFIDENCE) / 2
@@ -186,8 +202,12 @@ def _stacked(correct_a: ArrayLike, cost_a: ArrayLike, correct_b: ArrayLike, cost
     return np.ascontiguousarray(stacked)
 
 
-def _resampling_weights(rng: np.random.Generator, num_resamples: int, num_images: int) -> Floats:
-    """Return `(resamples, images)`: how often each image was drawn, as a share of all draws."""
+def draw_weights(rng: np.random.Generator, num_resamples: int, num_images: int) -> Floats:
+    """Resample images with replacement.
+
+    Returns:
+        `(resamples, images)`: how often each image was drawn, as a share of all draws.
+    """
     drawn = rng.integers(num_images, size=(num_resamples, num_images))
     drawn += np.arange(num_resamples)[:, None] * num_images
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_images)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from quee_hf.baselines.confidence import DEFAULT_THRESHOLDS, threshold_exits
+from quee_hf.baselines.sweep import Sweep
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
@@ -19,7 +21,6 @@ from quee_hf.diagnostics.report import (
     route_images,
 )
 from quee_hf.diagnostics.static_paths import AllOutputs
-from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, Thresholded, threshold_exits
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.levels import Level
 from quee_hf.modeling import QuEEForImageClassification
@@ -102,7 +103,7 @@ def _curve(
     return [row["cost"] for row in rows], [row["accuracy"] for row in rows], (list(lows), list(highs))
 
 
-def _compare(routed: Sequence[RoutedImages], thresholded: Thresholded) -> dict[str, Any]:
+def _compare(routed: Sequence[RoutedImages], thresholded: Sweep) -> dict[str, Any]:
     is_correct = torch.stack([point.is_correct for point in routed]).numpy()
     cost = torch.stack([point.cost for point in routed]).numpy()
     other_correct, other_cost = (part.numpy() for part in thresholded)

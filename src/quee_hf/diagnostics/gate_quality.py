@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.diagnostics.calibration import error_auroc, expected_calibration_error
 from quee_hf.diagnostics.report import rounded
-from quee_hf.diagnostics.thresholding import exact_nodes
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.gates.features import unknown_probabilities
 from quee_hf.modeling import QuEEForImageClassification

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quee_hf.baselines.sweep import Sweep, exact_nodes
 from quee_hf.blueprint import segment_costs
 from quee_hf.diagnostics.static_paths import uniform_paths
-from quee_hf.diagnostics.thresholding import Thresholded, exact_nodes
 from quee_hf.execution.path_outputs import PathOutputs, replay
 from quee_hf.intervals import wilson_interval
 from quee_hf.modeling import QuEEForImageClassification
@@ -77,7 +77,7 @@ def describe_routing(routed: RoutedImages, num_exits: int) -> dict[str, Any]:
     }
 
 
-def describe_thresholds(thresholds: Sequence[float], result: Thresholded) -> list[dict[str, Any]]:
+def describe_thresholds(thresholds: Sequence[float], result: Sweep) -> list[dict[str, Any]]:
     """Return cost and accuracy at each threshold."""
     return [
         {"threshold": threshold, "cost": rounded(cost.double().mean()), **describe_accuracy(is_correct)}

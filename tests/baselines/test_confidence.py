@@ -1,9 +1,10 @@
-"""Tests of `quee_hf.diagnostics.thresholding`, against a loop over images."""
+"""Tests of thresholds on confidence, against a loop over images."""
 
 import pytest
 import torch
 
-from quee_hf.diagnostics.thresholding import DEFAULT_THRESHOLDS, exact_nodes, threshold_exits
+from quee_hf.baselines.confidence import DEFAULT_THRESHOLDS, threshold_exits
+from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.paths import PathRules, PathTree
 from quee_hf.routing.costs import path_costs

@@ -1,0 +1,45 @@
+"""Floor and ceiling: routing that knows nothing of an image, and routing that knows all."""
+
+import torch
+
+from quee_hf.baselines.sweep import GateData, Method, Sweep, exact_nodes, geometric_shares, leave_at
+from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.routing.policy import choose_paths
+
+# An image is given up at 1 / (cost of its cheapest right path - cost of the cheapest path).
+_LAMBDAS = (0.0, *(1 / saving for saving in torch.linspace(1, 0.02, 50).tolist()))
+
+
+def random_exits(data: GateData) -> Method:
+    """Let images leave at exits drawn at random, all at the most exact level: the floor.
+
+    The shares are `geometric_shares`; the draws depend on the seed and the number of images alone.
+    """
+    nodes = torch.tensor(exact_nodes(data.router.tree))
+    shares = geometric_shares(len(nodes))
+
+    def method(outputs: PathOutputs) -> Sweep:
+        random = torch.Generator().manual_seed(data.seed)
+        exits = torch.multinomial(shares, len(outputs), replacement=True, generator=random)
+        return leave_at(nodes[exits], outputs, data.router.costs)
+
+    return method
+
+
+def oracle(data: GateData) -> Method:
+    """Choose for every image as if its true errors were known: the ceiling of all that gates can do.
+
+    That is the cheapest path that is right, and the cheapest of all if none is; with a lambda above 1 images
+    are given up whose right paths are dear.
+    """
+    costs = data.router.costs.cpu()
+
+    def method(outputs: PathOutputs) -> Sweep:
+        errors = outputs.is_wrong.float()
+        everywhere = torch.ones_like(errors, dtype=torch.bool)
+        chosen = [
+            choose_paths(errors, costs, torch.full((len(outputs),), value), everywhere) for value in _LAMBDAS
+        ]
+        return leave_at(torch.stack(chosen), outputs, costs)
+
+    return method

@@ -1,0 +1,71 @@
+"""Tests of `quee compare`."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from quee_hf.baselines import BASELINES
+
+
+@pytest.fixture(scope="module")
+def compared(root, built, tmp_path_factory):
+    from typer.testing import CliRunner
+
+    from quee_hf.cli.app import app
+
+    output = tmp_path_factory.mktemp("compared") / "comparison"
+    arguments = ["compare", built / "model", "--data", root / "test", "--validation", root / "validation"]
+    arguments += ["--seeds", 2, "--gate-epochs", 2, "--output", output, "--json"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr
+    return arguments, output, json.loads(result.stdout)
+
+
+def test_every_method_is_there(compared):
+    _, output, found = compared
+    assert set(found["methods"]) == {"quee", "quee-paper", "static", *BASELINES}
+    assert json.loads((output / "comparison.json").read_text()) == found
+    assert "| oracle |" in (output / "comparison.md").read_text()
+    assert (output / "comparison.png").stat().st_size > 10_000
+
+
+def test_nothing_beats_the_oracle(compared):
+    areas = {name: method["area"]["value"] for name, method in compared[2]["methods"].items()}
+    assert areas["oracle"] == pytest.approx(max(areas.values()))
+
+
+def test_the_same_command_computes_nothing_again(compared, quee):
+    arguments, output, found = compared
+    files = sorted(output.glob("*.safetensors"))
+    before = [(file.name, file.stat().st_mtime_ns) for file in files]
+    (output / "quee-1.safetensors").unlink()
+    again = json.loads(quee(*arguments).stdout)
+    assert again["methods"] == found["methods"]
+    after = [(file.name, file.stat().st_mtime_ns) for file in files]
+    assert [first[0] for first, second in zip(before, after, strict=True) if first != second] == [
+        "quee-1.safetensors"
+    ]
+    assert set(load_file(output / "quee-1.safetensors")) == {"is_correct", "cost"}
+
+
+def test_other_settings_start_anew(compared, quee):
+    arguments, output, _ = compared
+    before = (output / "quee-0.safetensors").stat().st_mtime_ns
+    result = quee(*arguments, "--gate-epochs", "1", "--methods", "oracle")
+    assert set(json.loads(result.stdout)["methods"]) == {"quee", "oracle"}
+    assert (output / "quee-0.safetensors").stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--methods", "oracle,guess", "There is no method guess; there are quee, quee-paper"),
+        ("--seeds", "0", "`num_seeds` must be at least 1, got 0"),
+        ("--validation", "{data}", "40 of the test images are among those to learn from"),
+    ],
+)
+def test_mistakes_are_refused(compared, root, quee, option, value, complaint):
+    result = quee(*compared[0], option, value.format(data=root / "test"))
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.stderr.split())
