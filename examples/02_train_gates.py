@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 
 from quee_hf import GateTrainer, QuEEForImageClassification, recommended_arguments
-from quee_hf.data import load_image_dataset
+from quee_hf.data import load_image_dataset, match_labels
 
 OUTPUT = Path("examples-output")
 
@@ -18,7 +18,8 @@ processor = AutoImageProcessor.from_pretrained(OUTPUT / "run" / "model", backend
 
 # A folder with a subfolder per class, parquet files, or a data set on the Hub. Any torch data set will do
 # whose items are {"pixel_values": tensor, "labels": int}.
-images = load_image_dataset(str(OUTPUT / "images" / "unseen"))
+# Folders are sorted by name: `match_labels` gives each image the number that its class has in the model.
+images = match_labels(load_image_dataset(str(OUTPUT / "images" / "unseen")), model.config.id2label)
 train, held_out, measured = (
     part.with_processor(processor) for part in images.split([0.6, 0.15, 0.25], seed=1)
 )

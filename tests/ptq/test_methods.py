@@ -180,6 +180,31 @@ def test_stores_of_codes(method, weight_sharing):
             assert names == ({"codes_8"} if weight_sharing == "nested" else {"codes_6", "codes_3"})
 
 
+@pytest.mark.parametrize("gradient_source", ["as_coded", "fisher", "perturbed"])
+def test_a_model_that_is_sure_of_everything(gradient_source):
+    """Gradients are then zero, or vanish when they are squared."""
+    model = wrap(VARIANTS["vit"].build(num_blocks=1), levels=[8])
+    with torch.no_grad():
+        model.heads[-1].network.weight *= 300
+    pixels = images(4)
+    whole = wrap(VARIANTS["vit"].build(num_blocks=1))
+    with torch.no_grad():
+        whole.heads[-1].network.weight *= 300
+    expected = whole(pixels).logits
+    quantize(model, images(4), method="ptq4vit", gradient_source=gradient_source)
+    error = (run(model, pixels, 8) - expected).norm() / expected.norm()
+    assert error < 0.15  # 0.77 when all candidates count as equally good
+
+
+@pytest.mark.parametrize("gradient_source", ["as_coded", "fisher", "perturbed"])
+def test_nan_after_the_last_block_is_named(gradient_source):
+    model = wrap(VARIANTS["vit"].build(num_blocks=1), levels=[8])
+    with torch.no_grad():
+        model.trunk.norm.weight[0] = torch.nan
+    with pytest.raises(ValueError, match="norm after the last block"):
+        quantize(model, images(2), method="ptq4vit", gradient_source=gradient_source)
+
+
 @every_method
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_few_images_will_do(method, num_images):

@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def say(line: str) -> None:
@@ -35,7 +36,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
             column, justify="right" if position else "left", overflow="fold", no_wrap=position > 1
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # names of files and classes may hold what rich takes for markup
     Console(highlight=False).print(table)
 
 

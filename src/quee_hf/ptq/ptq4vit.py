@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from quee_hf.ptq.alternating_search import LinearData, LinearScales, MatmulScales, SplitScales
@@ -58,10 +59,11 @@ class PTQ4ViT(PTQMethod):
     def _importance(self, seen: Seen) -> Tensor:
         """Return what a squared error of each output counts, `(images, ...)`."""
         assert seen.gradient is not None
+        gradient = _scaled(seen.gradient)
         if self.gradient_source == "perturbed":
             # A difference of gradients is a second derivative already; its mean over images is steadier.
-            return seen.gradient.abs().mean(dim=0, keepdim=True).expand_as(seen.gradient)
-        return seen.gradient.square()
+            return gradient.abs().mean(dim=0, keepdim=True).expand_as(gradient)
+        return gradient.square()
 
     def prepare_linear(self, target: MultiLevelLinear, weight: Tensor, seen: Seen, seed: int) -> LinearSearch:
         """Return the alternating search over the scales of weight and input."""
@@ -77,6 +79,18 @@ class PTQ4ViT(PTQMethod):
         left, right = (operand[order] for operand in seen.inputs)
         kind = SplitScales if isinstance(target.left, TwinSoftmaxQuantizer) else MatmulScales
         return lambda bits: kind(left, right, importance[order], parts, bits).run()
+
+
+def _scaled(gradient: Tensor) -> Tensor:
+    """Scale gradients by a power of two, which rounds nothing, so that their squares do not vanish.
+
+    Where a model is so sure that all are zero, every error counts the same.
+    """
+    largest = gradient.abs().amax()
+    if not largest:
+        return torch.ones_like(gradient)
+    exponent = min(126, -int(torch.frexp(largest).exponent))  # 2 ** 127 is the last power in float32
+    return gradient * float(2**exponent) if exponent >= 0 else gradient / float(2**-exponent)
 
 
 def _by_importance(importance: Tensor) -> tuple[Tensor, list[slice]]:
