@@ -26,6 +26,7 @@ from quee_hf.data import load_image_dataset, shown_source
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference, cost_at_accuracy
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
+    as_sweep,
     describe_accuracy,
     describe_exits,
     describe_routing,
@@ -129,9 +130,7 @@ def check_float(experiment: dict[str, Any], images: Any) -> dict[str, Any]:
 def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: float) -> dict[str, Any]:
     """Compare routing with max-probability thresholds on the same heads at the most exact level."""
     routed = route_images(model, outputs, DEFAULT_LAMBDAS)
-    correct, cost = (
-        np.stack([getattr(r, field).numpy() for r in routed]) for field in ("is_correct", "cost")
-    )
+    correct, cost = (part.numpy() for part in as_sweep(routed))
     thresholds = threshold_exits(model.router, outputs)
     other_correct, other_cost = thresholds.is_correct.numpy(), thresholds.cost.numpy()
     curves = {

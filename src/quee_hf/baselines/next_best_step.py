@@ -11,7 +11,7 @@ from quee_hf.baselines.sweep import GateData, Method, Sweep, leave_at
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.gates.error_predictor import ErrorPredictor, encode_paths
-from quee_hf.gates.features import GATE_FEATURES, unknown_probabilities
+from quee_hf.gates.features import GATE_FEATURES, known_at_depth
 from quee_hf.paths import PathTree
 from quee_hf.routing.router import ROOT
 
@@ -92,14 +92,8 @@ def _places(tree: PathTree) -> list[_Depth]:
 
 def _features(place: _Depth, tree: PathTree, outputs: PathOutputs) -> Tensor:
     """Return what is known at each node of a depth, `(images, nodes, features)`."""
-    unknown = unknown_probabilities(len(outputs), outputs.logits.shape[-1])[:, None]
-    if not place.depth:
-        return unknown
-    current = outputs.logits[:, place.nodes].softmax(dim=-1)
-    previous = unknown.expand_as(current)
-    if place.depth > 1:
-        previous = outputs.logits[:, [tree.parents[node] for node in place.nodes]].softmax(dim=-1)
-    return _FEATURES.compute(current, previous)
+    current, previous = known_at_depth(tree, place.depth, outputs.probabilities)
+    return _FEATURES.compute(current, previous) if place.depth else current
 
 
 def _values(place: _Depth, data: GateData, outputs: PathOutputs) -> Tensor:

@@ -19,14 +19,13 @@ from quee_hf.baselines import BASELINES, Fit, GateData, Sweep
 from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.blueprint import segment_costs
 from quee_hf.build.files import UNFINISHED, write_json, write_text
-from quee_hf.build.ingredients import choose_device, read_images
-from quee_hf.build.labels import match_images
+from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move, rebuild
 from quee_hf.build.roles import positions
 from quee_hf.build.training import Schedule, fit_gates
 from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.comparison import compare_sweeps, comparison_table
-from quee_hf.diagnostics.report import route_images
+from quee_hf.diagnostics.report import as_sweep, route_images
 from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs, uniform_paths
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError, NotReadyError
@@ -39,15 +38,13 @@ from quee_hf.training.error_targets import ErrorTargets
 from quee_hf.training.gates import GATE_ARGUMENTS
 
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
-Run = Callable[[QuEEForImageClassification, GateData, AllOutputs, int], dict[str, Tensor]]
+Run = Callable[[QuEEForImageClassification, GateData, AllOutputs, int], Sweep]
 
 
 def _own(clusters: bool, features: str | None) -> Run:
     """Return how QuEE's gates are fitted and swept."""
 
-    def run(
-        model: QuEEForImageClassification, data: GateData, test: AllOutputs, num_epochs: int
-    ) -> dict[str, Tensor]:
+    def run(model: QuEEForImageClassification, data: GateData, test: AllOutputs, num_epochs: int) -> Sweep:
         fields = {} if features is None else {"gate_features": features}
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
             set_seed(data.seed)
@@ -60,29 +57,21 @@ def _own(clusters: bool, features: str | None) -> Run:
             schedule = Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], data.seed)
             parts = (training, data.stopping)
             fit_gates(fresh, parts, schedule, Path(folder) / "checkpoints", targets=targets)
-        routed = route_images(fresh, test.routable, DEFAULT_LAMBDAS)
-        return {
-            "is_correct": torch.stack([point.is_correct for point in routed]),
-            "cost": torch.stack([point.cost for point in routed]),
-        }
+        return as_sweep(route_images(fresh, test.routable, DEFAULT_LAMBDAS))
 
     return run
 
 
-def _static(
-    model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int
-) -> dict[str, Tensor]:
+def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
     """Run the whole network at each single level."""
     costs = path_costs(uniform_paths(model), segment_costs(model.config))
     is_correct = ~test.uniform.is_wrong.T
-    return {"is_correct": is_correct, "cost": costs[:, None].expand(-1, is_correct.shape[1])}
+    return Sweep(is_correct, costs[:, None].expand(-1, is_correct.shape[1]))
 
 
 def _baseline(fit: Fit) -> Run:
-    def run(
-        _model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int
-    ) -> dict[str, Tensor]:
-        return fit(data)(test.routable)._asdict()
+    def run(_model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
+        return fit(data)(test.routable)
 
     return run
 
@@ -158,7 +147,7 @@ def compare(
     """
     if model.config.num_exits > 1 and "heads" not in model.config.trained_parts:
         raise NotReadyError("The exit heads are not trained: train them first, with `quee train-heads`.")
-    test, validation = (_read(source, model, plan, say) for source in (plan.data, plan.validation))
+    test, validation = (read_matching(source, model, plan, say) for source in (plan.data, plan.validation))
     if shared := count_shared_images(test, validation):
         raise BadDatasetError(f"{shared} of the test images are among those to learn from.")
     output.mkdir(parents=True, exist_ok=True)
@@ -171,8 +160,8 @@ def compare(
     move(model, torch.device("cpu"))
     key = f"{identity} {test.fingerprint} {validation.fingerprint} {plan.gate_epochs} {library_versions()}"
     sweeps = _sweeps(model, plan, validation, (known.routable, outputs), output, key)
-    exact = exact_nodes(model.router.tree)[-1]
-    methods = compare_sweeps(sweeps, OWN, (~outputs.routable.is_wrong[:, exact]).numpy())
+    full_path = ~outputs.routable.is_wrong[:, exact_nodes(model.router.tree)[-1]]
+    methods = compare_sweeps(sweeps, OWN, full_path.numpy())
     result = {
         "data": {"source": plan.data, "num_images": len(test), "fingerprint": test.fingerprint},
         "validation": {"source": plan.validation, "num_images": len(validation)},
@@ -181,7 +170,7 @@ def compare(
         "levels": model.level_list,
         "exit_blocks": list(model.config.exit_blocks),
         "versions": library_versions(),
-        "full_path_accuracy": float((~outputs.routable.is_wrong[:, exact]).double().mean()),
+        "full_path_accuracy": float(full_path.double().mean()),
         "methods": methods,
     }
     write_json(output / "comparison.json", result)
@@ -197,13 +186,6 @@ def _draw(result: Mapping[str, Any], path: Path) -> None:
     }
     title = f"{result['data']['num_images']} test images, mean of {result['num_seeds']} fits"
     plot_accuracy_cost(curves, {}, path, title)
-
-
-def _read(
-    source: str, model: QuEEForImageClassification, plan: ComparisonPlan, say: Callable[[str], None]
-) -> LabelledImages:
-    images = read_images(source, say, skip_bad=plan.skip_bad)
-    return match_images(images, model.config.class_names, by=plan.match_labels, name=source)
 
 
 def _identity(model: QuEEForImageClassification) -> str:
@@ -247,6 +229,10 @@ def _outputs(
     return AllOutputs(PathOutputs(tensors["routable"], labels), PathOutputs(tensors["uniform"], labels))
 
 
+def _sweep(path: Path, key: str, run: Callable[[], Sweep]) -> Sweep:
+    return Sweep(**_cached(path, key, lambda: run()._asdict()))
+
+
 def _sweeps(
     model: QuEEForImageClassification,
     plan: ComparisonPlan,
@@ -266,8 +252,8 @@ def _sweeps(
             data = GateData(model.router, model.level_list, training, stopping, seed)
             for name in names:
                 bar.set_postfix_str(f"{name}, seed {seed}")
-                make = partial(METHODS[name], model, data, test, plan.gate_epochs)
-                found = _cached(output / f"{name}-{seed}.safetensors", f"{key} {name} {seed}", make)
-                sweeps[name].append(Sweep(found["is_correct"], found["cost"]))
+                run = partial(METHODS[name], model, data, test, plan.gate_epochs)
+                path = output / f"{name}-{seed}.safetensors"
+                sweeps[name].append(_sweep(path, f"{key} {name} {seed}", run))
                 bar.update()
     return sweeps

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -14,8 +15,21 @@ from quee_hf.build.roles import TRAIN_SHARES, Parts, divide, validation_shares
 from quee_hf.build.source import Source, is_local
 from quee_hf.data import LabelledImages, count_shared_images, load_image_dataset
 from quee_hf.errors import BadDatasetError
+from quee_hf.modeling import QuEEForImageClassification
 
 _MOST_SHARED = 0.1  # of the validation images; more is no accident
+
+
+class ReadingPlan(Protocol):
+    """What plans say of reading images."""
+
+    @property
+    def match_labels(self) -> str:
+        """How labels are matched: "names" or "numbers"."""
+
+    @property
+    def skip_bad(self) -> bool:
+        """Whether to leave out images that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,14 @@ def read_images(path: str, say: Callable[[str], None], *, skip_bad: bool) -> Lab
     for complaint in images.skipped:
         say(f"Left out: {complaint}")
     return images
+
+
+def read_matching(
+    path: str, model: QuEEForImageClassification, plan: ReadingPlan, say: Callable[[str], None]
+) -> LabelledImages:
+    """Load images for a model that is there, with labels as it means them."""
+    images = read_images(path, say, skip_bad=plan.skip_bad)
+    return match_images(images, model.config.class_names, by=plan.match_labels, name=path)
 
 
 def _explain_names(

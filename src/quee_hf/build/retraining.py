@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from quee_hf.build.ingredients import choose_device, read_images
-from quee_hf.build.labels import match_images
+from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
 from quee_hf.build.training import Schedule, fit_gates, fit_heads
 from quee_hf.data import LabelledImages, count_shared_images
@@ -64,7 +63,11 @@ def retrain_heads(
     """
     if model.config.num_exits < 2:
         raise ValueError("The model has one exit, the classifier's own head: there are no heads to train.")
-    parts = _divide(_read(plan.train, model, plan, say), "heads", plan)
+    parts = _divide(
+        read_matching(plan.train, model, plan, say),
+        "heads",
+        plan,
+    )
     move(model, choose_device(plan.device))
     train, held_out = (
         collect_exit_features(model, part.with_processor(image_processor), batch_size=plan.batch_size)
@@ -93,7 +96,7 @@ def retrain_gates(
     if model.config.num_exits > 1 and "heads" not in model.config.trained_parts:
         raise NotReadyError("The exit heads are not trained: train them first, with `quee train-heads`.")
     assert plan.validation is not None
-    train, validation = (_read(source, model, plan, say) for source in (plan.train, plan.validation))
+    train, validation = (read_matching(source, model, plan, say) for source in (plan.train, plan.validation))
     if shared := count_shared_images(train, validation):
         raise BadDatasetError(f"{shared} of the validation images are among those to learn from.")
     parts = _divide(train, "gates", plan)
@@ -116,13 +119,6 @@ def retrain_gates(
         "operating_points": points,
         "exits": describe_exits(model, measured),
     }
-
-
-def _read(
-    source: str, model: QuEEForImageClassification, plan: RetrainingPlan, say: Callable[[str], None]
-) -> LabelledImages:
-    images = read_images(source, say, skip_bad=plan.skip_bad)
-    return match_images(images, model.config.class_names, by=plan.match_labels, name=source)
 
 
 def _divide(images: LabelledImages, part: str, plan: RetrainingPlan) -> list[LabelledImages]:

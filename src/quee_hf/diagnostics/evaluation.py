@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from quee_hf.baselines.confidence import DEFAULT_THRESHOLDS, threshold_exits
 from quee_hf.baselines.sweep import Sweep
@@ -13,6 +12,7 @@ from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_differen
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
     RoutedImages,
+    as_sweep,
     describe_exits,
     describe_routing,
     describe_thresholds,
@@ -104,8 +104,7 @@ def _curve(
 
 
 def _compare(routed: Sequence[RoutedImages], thresholded: Sweep) -> dict[str, Any]:
-    is_correct = torch.stack([point.is_correct for point in routed]).numpy()
-    cost = torch.stack([point.cost for point in routed]).numpy()
+    is_correct, cost = (part.numpy() for part in as_sweep(routed))
     other_correct, other_cost = (part.numpy() for part in thresholded)
     difference, low, high = bootstrap_area_difference(is_correct, cost, other_correct, other_cost)
 

@@ -10,7 +10,7 @@ from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.diagnostics.calibration import error_auroc, expected_calibration_error
 from quee_hf.diagnostics.report import rounded
 from quee_hf.execution.path_outputs import PathOutputs
-from quee_hf.gates.features import unknown_probabilities
+from quee_hf.gates.features import known_at_depth
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.router import ROOT
 
@@ -54,16 +54,10 @@ def predicted_errors(
     be reached from a node mean nothing there.
     """
     tree = model.router.tree
-    nodes = tree.at_depth(gate) if gate else [ROOT]
     for start in range(0, len(outputs), _IMAGES_PER_CHUNK):
         images = slice(start, start + _IMAGES_PER_CHUNK)
         probabilities = outputs.logits[images].softmax(dim=-1)
-        unknown = unknown_probabilities(len(probabilities), model.num_labels)[:, None]
-        current = probabilities[:, nodes] if gate else unknown
-        previous = unknown.expand_as(current)
-        if gate > 1:
-            previous = probabilities[:, [tree.parents[node] for node in nodes]]
-        yield images, model.predict_errors(gate, current, previous)
+        yield images, model.predict_errors(gate, *known_at_depth(tree, gate, probabilities))
 
 
 def _describe_gate(

@@ -53,6 +53,13 @@ def route_images(
     return routed
 
 
+def as_sweep(routed: Sequence[RoutedImages]) -> Sweep:
+    """Return what each lambda gives each image."""
+    return Sweep(
+        torch.stack([point.is_correct for point in routed]), torch.stack([point.cost for point in routed])
+    )
+
+
 def describe_accuracy(is_correct: Tensor) -> dict[str, Any]:
     """Return the accuracy on a set of images with its 95 % Wilson interval."""
     count, total = int(is_correct.sum()), len(is_correct)

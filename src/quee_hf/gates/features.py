@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from quee_hf.paths import PathTree
+
 _NUM_RANKS = 3  # largest probabilities that the confidence features look at
 _SMALLEST = 1e-7  # below this a float32 softmax is noise
 _LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near 1
@@ -15,6 +17,28 @@ _LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near 1
 def unknown_probabilities(batch_size: int, num_labels: int, *, device: torch.device | None = None) -> Tensor:
     """Return what is known before any exit: the uniform distribution, `(batch, labels)` float32."""
     return torch.full((batch_size, num_labels), 1 / num_labels, device=device)
+
+
+def known_at_depth(tree: PathTree, depth: int, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a gate may know at each node where it may stand: class probabilities there and before.
+
+    Args:
+        tree: The paths.
+        depth: Segments run so far; 0 is before the first, where nothing is known.
+        probabilities: `(images, paths, labels)`, of every path.
+
+    Returns:
+        Twice `(images, nodes, labels)`, at the nodes of this depth and at their parents.
+    """
+    batch, _, num_labels = probabilities.shape
+    unknown = unknown_probabilities(batch, num_labels, device=probabilities.device)[:, None]
+    if not depth:
+        return unknown, unknown
+    nodes = tree.at_depth(depth)
+    current = probabilities[:, nodes]
+    if depth == 1:
+        return current, unknown.expand_as(current)
+    return current, probabilities[:, [tree.parents[node] for node in nodes]]
 
 
 def probability_features(current: Tensor, previous: Tensor) -> Tensor:

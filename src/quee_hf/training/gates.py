@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
-from quee_hf.gates.features import unknown_probabilities
+from quee_hf.gates.features import known_at_depth
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.router import ROOT
 from quee_hf.training.arguments import (
@@ -52,15 +52,11 @@ def gate_loss(model: QuEEForImageClassification, probabilities: Tensor, targets:
         Regol et al. 2024 (arXiv:2406.14404), Eq. (16), for "cluster".
     """
     router = model.router.to(probabilities.device)
-    batch, _, num_labels = probabilities.shape
-    unknown = unknown_probabilities(batch, num_labels, device=probabilities.device)[:, None]
     total = probabilities.new_zeros(())
     for gate in map(int, model.gates):
         nodes = router.tree.at_depth(gate) if gate else [ROOT]
-        parents = [router.tree.parents[node] for node in nodes] if gate > 1 else []
-        current = probabilities[:, nodes] if gate else unknown
-        previous = probabilities[:, parents] if parents else unknown.expand_as(current)
-        logits = model.gate_logits(gate, current, previous)  # (batch, nodes, paths)
+        # (batch, nodes, paths)
+        logits = model.gate_logits(gate, *known_at_depth(router.tree, gate, probabilities))
         wanted = targets[:, None, router.tree.first_at_depth(gate) :].expand_as(logits)
         if kind == "outcome":
             errors = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
