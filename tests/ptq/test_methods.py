@@ -196,13 +196,13 @@ def test_a_model_that_is_sure_of_everything(gradient_source):
     assert error < 0.15  # 0.77 when all candidates count as equally good
 
 
-@pytest.mark.parametrize("gradient_source", ["as_coded", "fisher", "perturbed"])
-def test_nan_after_the_last_block_is_named(gradient_source):
+@every_method
+def test_nan_after_the_last_block_is_named(method):
     model = wrap(VARIANTS["vit"].build(num_blocks=1), levels=[8])
     with torch.no_grad():
         model.trunk.norm.weight[0] = torch.nan
     with pytest.raises(ValueError, match="norm after the last block"):
-        quantize(model, images(2), method="ptq4vit", gradient_source=gradient_source)
+        quantize(model, images(2), method=method)
 
 
 @every_method

@@ -92,7 +92,7 @@ class Calibration:
             batches: `(batch, channels, height, width)` each.
             method: Decides what is collected.
             smoothing: `None`, "search", or one alpha for all.
-            classify: From the trunk's output to logits; needed by methods that need gradients.
+            classify: From the trunk's output to logits: to check them, and for methods that need gradients.
             seed: Of random labels and perturbations.
 
         Raises:
@@ -115,6 +115,8 @@ class Calibration:
             method.fold(block, seen, is_smoothed=smoothing is not None)
             hidden.append(state)
             state = output
+        if classify is not None:
+            _check_logits(classify, state, [len(batch) for batch in embedded])
         cotangents = None
         if method.gradients is not None:
             assert classify is not None, f"{method.name} needs `classify`."
@@ -195,3 +197,12 @@ class Calibration:
         weights = {key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)}
         trunk.load_state_dict(weights)
         return cls(trunk, method, smoothing, parts("hidden"), parts("cotangents") or None)
+
+
+def _check_logits(classify: Callable[[Tensor], Tensor], output: Tensor, batch_sizes: list[int]) -> None:
+    """Refuse a trunk's output that gets no finite logits; blocks are checked when they are observed."""
+    if not all(classify(part).isfinite().all() for part in output.split(batch_sizes)):
+        raise ValueError(
+            "The logits hold NaN or infinity on the calibration images: look at the norm after the last block"
+            " and at the head."
+        )
