@@ -46,7 +46,11 @@ def best_candidates(losses: Losses, parts: Sequence[slice], count: int) -> Tenso
         `(groups,)` indices; of equal candidates, the lowest.
     """
     first, *others = parts
-    begun = torch.stack([losses(candidate)(first) for candidate in range(count)])
+    begun = losses(0)(first).repeat(count, 1)
+    for candidate in range(1, count):
+        # Written where there is room: small tensors that are kept would part the heap between large ones,
+        # which glibc then cannot use again.
+        begun[candidate] = losses(candidate)(first)
     best = torch.full_like(begun[0], torch.inf)
     found = torch.zeros_like(best, dtype=torch.int64)
     # A candidate is as promising as it is for the group that it suits best.
