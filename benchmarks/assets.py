@@ -22,7 +22,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, CL
 from quee_hf import QuEEConfig, QuEEForImageClassification
 from quee_hf.backbones.loading import open_classifier
 from quee_hf.baselines.confidence import DEFAULT_THRESHOLDS, threshold_exits
-from quee_hf.data import load_image_dataset, shown_source
+from quee_hf.build.records import record_test
+from quee_hf.data import load_image_dataset
 from quee_hf.diagnostics.curves import area_under_curve, bootstrap_area_difference, cost_at_accuracy
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
@@ -35,7 +36,7 @@ from quee_hf.diagnostics.report import (
 )
 from quee_hf.diagnostics.static_paths import collect_all_outputs
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
-from quee_hf.hub.card import record_test, write_card
+from quee_hf.hub.card import write_card
 from quee_hf.plots import plot_accuracy_cost
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +156,7 @@ def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: floa
 
 def keep_card(config: QuEEConfig, result: dict[str, Any], source: Path, folder: Path) -> None:
     """Write a built model's card, with what was measured on test images, and the config it comes from."""
-    record_test(config, shown_source(str(source)), result["num_test_images"], result["routing"])
+    record_test(config, str(source), result["num_test_images"], result["routing"])
     config.save_pretrained(folder)
     write_card(folder, config)
 
@@ -199,7 +200,7 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
         "exits": describe_exits(model, outputs.routable),
         "gates": describe_gates(model, outputs.routable),
         **compare(model, outputs.routable, full_accuracy),
-        "roles": model.config.record["measured"]["roles"],
+        "roles": model.config.record["roles"],
     }
     write_result(name, result)
     draw(result)

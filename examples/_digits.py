@@ -22,7 +22,7 @@ def write_digits(folder: Path) -> None:
             Image.fromarray((pixels * 15.9).astype(np.uint8)).save(file)
 
 
-def write_classifier(folder: Path, epochs: int = 6) -> None:
+def write_classifier(folder: Path, epochs: int = 25) -> None:
     """Train a ViT of four blocks on the digits, and save it with its image processor."""
     torch.manual_seed(0)
     data, processor = (

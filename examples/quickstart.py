@@ -1,7 +1,8 @@
 """From a trained classifier to a routed one, on handwritten digits: `python examples/quickstart.py`.
 
 Trains a small ViT on scikit-learn's digits, wraps it, trains its exits and gates, saves it, and routes test
-images through the pipeline at several lambdas. Writes the model and two pictures to `quickstart-output/`.
+images through the pipeline at several lambdas. Writes to `quickstart-output/`: the model, two pictures, and
+what it was made of, the classifier and the images, to try `quee build` on.
 """
 
 import shutil
@@ -32,6 +33,7 @@ from quee_hf.diagnostics import wilson_interval
 from quee_hf.plots import plot_accuracy_cost, plot_image_sheet
 
 OUTPUT = Path("quickstart-output")
+ROLES = ("train", "unseen", "held-out", "test")
 EXITS, LEVELS, LAMBDAS = [1, 2, 4, 8], [8, 4, 3], [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0]
 IS_TINY = "--tiny" in sys.argv  # a few images and epochs: only shows that everything runs
 
@@ -66,6 +68,17 @@ def digits_by_role() -> list[LabelledImages]:
     images = [Image.fromarray((pixels * 15.9).astype(np.uint8)) for pixels in data.images]
     digits = LabelledImages.from_images(images, data.target.tolist(), [str(digit) for digit in range(10)])
     return digits.split([0.05] * 4 if IS_TINY else [0.35, 0.30, 0.10, 0.25], seed=0)
+
+
+def write_images(parts: list[LabelledImages]) -> None:
+    """Write each role as a folder with a subfolder per class, as one's own images may be."""
+    shutil.rmtree(OUTPUT / "images", ignore_errors=True)
+    for role, part in zip(ROLES, parts, strict=True):
+        for number in range(len(part)):
+            file = OUTPUT / "images" / role / str(part[number]["label"]) / f"{number:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part[number]["image"].save(file)
+    shutil.copy(next((OUTPUT / "images" / "test" / "7").iterdir()), OUTPUT / "digit.png")
 
 
 def train_classifier(train: list[dict]) -> ViTForImageClassification:
@@ -107,10 +120,14 @@ def captions(routed: dict, index: int, truth: int) -> list[str]:
     return [f"{truth} read as {answer}", leaving, f"bits {path}", f"cost {routing['cost']:.0%}"]
 
 
-def build(train: list[dict], gate: list[dict], validation: list[dict]) -> QuEEForImageClassification:
+def build(
+    processor: ViTImageProcessorPil, train: list[dict], gate: list[dict], validation: list[dict]
+) -> QuEEForImageClassification:
     """Train a classifier, wrap it, and train what is new."""
     print("1/4 Train a ViT of 8 blocks on handwritten digits")
     vit = train_classifier(train)
+    for part in (vit, processor):
+        part.save_pretrained(OUTPUT / "classifier")
     print(f"2/4 Add exits after blocks {EXITS}, and compute every segment with {LEVELS} bits")
     model = QuEEForImageClassification.from_backbone(vit, exit_blocks=EXITS, levels=LEVELS)
     fit(ExitHeadTrainer(model, arguments("heads", 30, 3e-3), train_dataset=train, eval_dataset=validation))
@@ -146,7 +163,8 @@ def main() -> None:
     logging.disable_progress_bar()
     processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, do_convert_rgb=True)
     *parts, test = digits_by_role()
-    model = build(*([dict(item) for item in part.with_processor(processor)] for part in parts))
+    write_images([*parts, test])
+    model = build(processor, *([dict(item) for item in part.with_processor(processor)] for part in parts))
     model.save_pretrained(OUTPUT / "model")
     processor.save_pretrained(OUTPUT / "model")
     shutil.rmtree(OUTPUT / "training")

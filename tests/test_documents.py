@@ -61,9 +61,16 @@ def folder(routed, tmp_path, monkeypatch):
     processor = ViTImageProcessorPil(size={"height": _SIZE, "width": _SIZE}, do_convert_rgb=True)
     small_vit(12).save_pretrained(tmp_path / "my-vit")
     VARIANTS["clip"].build().save_pretrained(tmp_path / "my-clip")
-    for name, owner in (("model", routed), ("model", processor)):
-        owner.save_pretrained(tmp_path / "quickstart-output" / name)
-    Image.effect_noise((20, 20), 80).save(tmp_path / "digit.png")
+    output = tmp_path / "quickstart-output"
+    for name, owner in (("model", routed), ("classifier", small_vit(8))):
+        owner.save_pretrained(output / name)
+        processor.save_pretrained(output / name)
+    for role in ("train", "unseen", "held-out"):
+        for number in range(24):
+            file = output / "images" / role / f"LABEL_{number % 3}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((20, 20), 80).save(file)
+    Image.effect_noise((20, 20), 80).save(output / "digit.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -94,7 +101,7 @@ def test_blocks_run(path, folder):
 
 def test_the_block_of_a_card_runs(routed, folder):
     (code,) = blocks(render_card(routed.config, "org/quee-vit"))
-    (folder / "image.png").write_bytes((folder / "digit.png").read_bytes())
+    (folder / "image.png").write_bytes((folder / "quickstart-output" / "digit.png").read_bytes())
     exec(code.replace("org/quee-vit", "quickstart-output/model"), {})
 
 

@@ -85,7 +85,10 @@ def test_quickstart_tiny(tmp_path):
     output = tmp_path / "quickstart-output"
     assert sorted(path.name for path in output.iterdir()) == [
         "accuracy_cost.png",
+        "classifier",
+        "digit.png",
         "easy_and_hard.png",
+        "images",
         "model",
     ]
     for picture in output.glob("*.png"):

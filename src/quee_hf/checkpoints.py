@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
@@ -34,7 +34,8 @@ _DTYPE_NAMES = {
 _FLOAT_NAMES = {"F32", "F16", "BF16"}
 _SMALL = 2**14  # elements
 WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What the Hub names files by: SHA-256 of large ones, git's SHA-1 of others.
+_SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _NOT_FINITE = "holds NaN or infinity"
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -136,16 +137,18 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
 
 
 @contextmanager
-def checked_downloads(files: Iterable[str]) -> Iterator[None]:
+def checked_downloads(files: Sequence[str]) -> Iterator[None]:
     """Compare files in the Hub's cache with the checksums that name them there, while the block runs.
 
-    Files elsewhere have none. One that differs is removed from the cache, so that it is fetched anew.
+    The config beside them is compared, too; files elsewhere have no checksums. One that differs is removed
+    from the cache, so that it is fetched anew.
 
     Raises:
         IncompatibleCheckpointError: At the end of the block, if a file differs.
     """
     with ThreadPoolExecutor() as pool:
-        checks = [pool.submit(_check_download, file) for file in files]
+        configs = {Path(file).with_name("config.json") for file in files}
+        checks = [pool.submit(_check_download, file) for file in (*map(Path, files), *configs)]
         try:
             yield
         finally:
@@ -153,18 +156,24 @@ def checked_downloads(files: Iterable[str]) -> Iterator[None]:
                 check.result()
 
 
-def _check_download(file: str) -> None:
-    blob = Path(file).resolve()
-    if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
+def _check_download(file: Path) -> None:
+    blob = file.resolve()
+    if blob.parent.name != "blobs" or not blob.is_file():
         return
-    digest = _sha256(blob)
+    if _SHA256.fullmatch(blob.name):
+        digest = _sha256(blob)
+    elif _GIT_SHA1.fullmatch(blob.name):
+        content = blob.read_bytes()
+        digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    else:
+        return
     if digest != blob.name:
-        for damaged in (Path(file), blob):
+        for damaged in (file, blob):
             with suppress(OSError):  # a cache that is read-only, or that another process has tidied up
                 damaged.unlink()
         raise IncompatibleCheckpointError(
-            f"{Path(file).name} is not the file that the Hub says it is: it was damaged on its way or changed"
-            f" since (SHA-256 {digest[:12]}..., expected {blob.name[:12]}...). Load the model again to fetch"
+            f"{file.name} is not the file that the Hub says it is: it was damaged on its way or changed"
+            f" since (checksum {digest[:12]}..., expected {blob.name[:12]}...). Load the model again to fetch"
             " it anew; if this message comes again, delete it from the cache yourself."
         )
 

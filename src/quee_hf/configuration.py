@@ -19,7 +19,7 @@ GATE_FEATURES = ("confidence", "probabilities")
 COST_MODELS = ("bitops", "flops", "latency")
 FIRST_LEVELS = ("highest", "any")
 TRAINABLE_PARTS = ("heads", "gates")
-RECORDS = ("base_model", "license", "measured")
+RECORDS = ("base_model", "license", "roles", "measured")
 # What transformers itself passes to or stores in any config beside the declared fields.
 _FOREIGN_FIELDS = {
     "_attn_implementation_internal",
@@ -70,7 +70,7 @@ class QuEEConfig(PreTrainedConfig):
         logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
         trained_parts: Which of "heads" and "gates" have been trained.
         record: How the model came about, for its card: "base_model" (Hub id), "license" (as the Hub spells
-            it), and "measured", what `quee build` found out; `None` if nothing is known.
+            it), "roles" (which images were used for what), and "measured"; `None` if nothing is known.
         image_size: Side of the square input in pixels; `None` takes the backbone's.
         format_version: Version of the file layout that wrote this config.
 

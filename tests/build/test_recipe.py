@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from quee_hf.build.recipe import Recipe
-from quee_hf.build.roles import TRAIN_SHARES, describe_roles, divide, positions, validation_shares
+from quee_hf.build.records import describe_roles
+from quee_hf.build.roles import TRAIN_SHARES, divide, positions, validation_shares
 from quee_hf.data import LabelledImages
 from quee_hf.errors import BadDatasetError
 

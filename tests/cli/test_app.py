@@ -20,6 +20,13 @@ def test_help_has_an_example(quee, verb):
     assert f"quee {' '.join(verb) or 'build'} " in words(result.stdout)
 
 
+def test_without_a_verb_help_is_shown(quee):
+    result = quee()
+    assert result.exit_code == 2
+    assert "Usage" in result.output
+    assert "error" not in result.stderr
+
+
 def test_version(quee):
     result = quee("--version")
     assert result.exit_code == 0

@@ -43,6 +43,23 @@ def test_somebodys_card_is_left_alone(model, quee):
     assert (model / "README.md").read_text() == "# Mine"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--license", "Apache 2"], "'Apache 2' is not how the Hub spells a licence"),
+        (["--license", ""], "'' is not how the Hub spells a licence"),
+        (["--base-model", "a b"], "'a b' is no name of a repository"),
+        (["--repo", "a/b/c"], "'a/b/c' is no name of a repository"),
+    ],
+)
+def test_what_the_hub_would_not_understand_is_refused(model, quee, arguments, message):
+    before = (model / "config.json").read_bytes()
+    result = quee("card", model, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert (model / "config.json").read_bytes() == before
+
+
 def test_json(model, quee):
     found = json.loads(quee("card", model, "--json").stdout)
     assert found["card"] == (model / "README.md").read_text()

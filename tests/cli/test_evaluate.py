@@ -98,6 +98,12 @@ def test_writes_a_file_and_a_picture_without_being_asked(root, built, quee, tmp_
     assert {"evaluation.json", "evaluation.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_a_picture_of_no_kind_is_refused_before_any_work(root, built, quee, tmp_path):
+    result = quee("evaluate", built / "model", "--data", root / "test", "--picture", tmp_path / "a.xyz")
+    assert result.exit_code == 2
+    assert "must end in one of .png, .svg, .pdf" in result.stderr
+
+
 class TestRecord:
     def test_points_are_kept_and_shown(self, root, built, tmp_path, quee):
         model = shutil.copytree(built / "model", tmp_path / "model")
@@ -109,6 +115,16 @@ class TestRecord:
         assert "40 images of test" in (model / "README.md").read_text()
         # The weights are as they were, and fit.
         QuEEForImageClassification.from_pretrained(model)
+
+    def test_images_that_the_model_was_made_with_are_no_test(self, root, built, tmp_path, quee):
+        model = shutil.copytree(built / "model", tmp_path / "model")
+        before = (model / "config.json").read_bytes()
+        for part, role in (("train", "head training"), ("validation", "gate training")):
+            result = quee("evaluate", model, "--data", root / part, "--record")
+            assert result.exit_code == 2
+            assert f"{part} holds images that the model was made with" in result.stderr
+            assert role in result.stderr
+        assert (model / "config.json").read_bytes() == before
 
     def test_needs_a_directory(self, root, quee):
         result = quee("evaluate", "org/name", "--data", root / "test", "--record")

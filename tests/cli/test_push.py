@@ -55,6 +55,24 @@ def test_a_wrong_token_is_said_in_one_line(built, hub, tmp_path):
     assert "Invalid user token" in message
 
 
+def test_pull_request(built, hub, tmp_path):
+    push(hub, tmp_path, built / "model", "org/asked")
+    before = hub.files("org/asked")
+    done = push(hub, tmp_path, built / "model", "org/asked", "--create-pr", "--message", "Better")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"Pushed to {hub.url}/org/asked/discussions/1"
+    assert hub.files("org/asked") == before
+
+
+def test_a_card_that_the_hub_refuses_makes_no_repository(built, hub, tmp_path):
+    model = shutil.copytree(built / "model", tmp_path / "model")
+    (model / "README.md").write_bytes("# Für mich".encode("latin-1"))
+    done = push(hub, tmp_path, model, "org/latin")
+    assert done.returncode == 2
+    assert "README.md is not UTF-8" in done.stderr
+    assert "org/latin" not in hub.repositories
+
+
 @pytest.mark.parametrize("repo", ["a/b/c", "org/name with spaces"])
 def test_a_wrong_name_is_refused_before_anything_is_loaded(built, quee, repo):
     result = quee("push", built / "model", repo)

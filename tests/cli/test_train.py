@@ -56,6 +56,11 @@ def test_gates_are_trained_and_measured(heads, root, tmp_path, quee):
     assert config.operating_points == found["operating_points"]
     assert found["num_images"]["operating points"] == 60
     assert (tmp_path / "a" / "preprocessor_config.json").exists()
+    assert len(config.record["measured"]["gates"]) == len(found["gates"]) == config.num_exits - 1
+    roles = {role["role"]: role["num_images"] for role in config.record["roles"]}
+    assert roles["operating points"] == 60
+    assert "head training" in roles  # of the step before
+    assert "## Gates" in (tmp_path / "a" / "README.md").read_text()
     # The same command gives the same model.
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_loopback"
 _LARGE = (".safetensors", ".png")
@@ -210,10 +210,13 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = File(self.hub.large[value["oid"]], value["oid"], is_large=True)
             elif line["key"] == "deletedFile":
                 deleted.add(value["path"])
-        sha = repository.commit(revision, files, deleted)
-        self._send_json(
-            {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}/commit/{sha}"}
-        )
+        is_request = "create_pr" in parse_qs(urlsplit(self.path).query)
+        branch = "refs/pr/1" if is_request else revision
+        if is_request:
+            repository.branches[branch] = repository.branches[revision]
+        sha, url = repository.commit(branch, files, deleted), f"{self.hub.url}/{repo}"
+        told = {"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}"}
+        self._send_json({**told, **({"pullRequestUrl": f"{url}/discussions/1"} if is_request else {})})
 
     def branch(self, repo: str, name: str, body: bytes) -> None:
         if (repository := self._find(repo)) is not None:

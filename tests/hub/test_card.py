@@ -33,11 +33,11 @@ MEASURED = {
             "ece": 0.01,
         }
     ],
-    "roles": [{"role": "gate training", "source": "photos", "num_images": 70}],
     "data": "photos",
     "versions": {"quee_hf": "0.1.0"},
 }
-RECORD = {"base_model": "org/vit", "license": "apache-2.0", "measured": MEASURED}
+ROLES = [{"role": "gate training", "source": "photos", "num_images": 70}]
+RECORD = {"base_model": "org/vit", "license": "apache-2.0", "roles": ROLES, "measured": MEASURED}
 
 
 @pytest.fixture
@@ -103,6 +103,25 @@ class TestText:
         card = render_card(config)
         assert "99 images of others" in card
         assert "| 0.3 | 0.610 | 79.0% (70.0% to 85.0%) |" in card
+
+    def test_the_hub_is_told_what_was_measured_on_test_images(self, config):
+        point = {"cost_lambda": 0.3, "cost": 0.61, "accuracy": 0.79, "accuracy_interval": [0.7, 0.85]}
+        test = {"data": "others", "num_images": 99, "points": [point]}
+        config.record = {**RECORD, "measured": {**MEASURED, "test": test}}
+        accuracy, cost = ModelCard(render_card(config)).data.eval_results
+        assert (accuracy.metric_value, accuracy.dataset_name, cost.metric_value) == (0.79, "others", 0.61)
+
+    def test_quantized_and_nothing_else(self):
+        model = wrap(VARIANTS["vit"].build(), exit_blocks=[4], levels=[8, 4])
+        quantize_fast(model)
+        model.config.record = {"measured": {"uniform_paths": [{**ENTRY, "path": [8]}], "data": "photos"}}
+        card = render_card(model.config)
+        assert "The whole network runs at one level, which `path` names: 8 or 4." in card
+        assert "path=[4]" in card
+        assert "Gates that" not in card
+        assert "not trained" not in card
+        assert "On images of photos." in card
+        assert "| 8 | 4 | 1.000 | 90.0% (80.0% to 95.0%) |" in card
 
     def test_exceptions_are_named(self, config):
         config.quantization = {**config.quantization, "kept": {"2.fc2": 8}}
@@ -188,7 +207,7 @@ def test_saving_writes_it_and_forgets_what_is_forgotten(tmp_path):
     assert "## Operating points" in (tmp_path / "README.md").read_text()
     assert (tmp_path / "operating_points.png").exists()
     model.config.forget_measurements()
-    assert model.config.record == {"base_model": "org/vit", "license": "apache-2.0"}
+    assert model.config.record == {key: RECORD[key] for key in ("base_model", "license", "roles")}
     model.save_pretrained(tmp_path)
     assert "## Operating points" not in (tmp_path / "README.md").read_text()
     assert not (tmp_path / "operating_points.png").exists()

@@ -201,6 +201,21 @@ print("loaded")
     assert run(tmp_path, hub, load) == "loaded"
 
 
+def test_changed_config_is_refused_and_not_kept(hub, tmp_path):
+    """It says another cost model, in as many bytes, and would be believed."""
+    load = f"""
+from quee_hf import QuEEForImageClassification
+print(QuEEForImageClassification.from_pretrained({REPO!r}).config.cost_model)
+"""
+    hub.tamper("config.json", lambda data: data.replace(b'"bitops"', b'"flops" '))
+    try:
+        message = run(tmp_path, hub, load, fails=True)
+    finally:
+        hub.restore()
+    assert "IncompatibleCheckpointError: config.json is not the file that the Hub says it is" in message
+    assert run(tmp_path, hub, load) == "bitops"
+
+
 class TestRemoteCode:
     def load(self, blocked: bool) -> str:
         block = "import sys; sys.modules['quee_hf'] = None" if blocked else ""
@@ -261,6 +276,19 @@ model.push_to_hub("org/processor-first")
 """
     run(tmp_path, hub, pushing(saved, code), HF_TOKEN=TOKEN)
     assert MARKER in hub.files("org/processor-first")["README.md"].decode()
+
+
+def test_the_licence_chosen_on_the_website_stays(hub, saved, tmp_path):
+    code = """
+api.create_repo("org/licensed")
+form = b"---\\nlicense: mit\\n---\\n"
+api.upload_file(path_or_fileobj=form, path_in_repo="README.md", repo_id="org/licensed")
+model.push_to_hub("org/licensed")
+"""
+    run(tmp_path, hub, pushing(saved, code), HF_TOKEN=TOKEN)
+    card = hub.files("org/licensed")["README.md"].decode()
+    assert MARKER in card
+    assert "license: mit" in card
 
 
 def test_weights_of_an_earlier_push_go(hub, saved, tmp_path):

@@ -1,7 +1,7 @@
 """`quantize_classifier`: from a classifier to the same one at several bit-widths, measured."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,13 @@ from quee_hf.build.quantization_source import (
     open_float_model,
 )
 from quee_hf.build.rebuild import move
+from quee_hf.build.records import describe_roles, record_measurements, record_roles
 from quee_hf.checkpoints import atomic_directory
 from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.quantization_plot import plot_quantization
 from quee_hf.diagnostics.quantization_report import describe_quantization, level_size_bytes
-from quee_hf.diagnostics.report import describe_accuracy
+from quee_hf.diagnostics.report import describe_accuracy, name_paths
+from quee_hf.diagnostics.static_paths import uniform_paths
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import QuEEError
 from quee_hf.levels import Level, choose_levels, is_integer_level
@@ -35,6 +37,7 @@ from quee_hf.ptq.calibration import Calibration
 from quee_hf.quantize import calibrate, make_trunk, quantize
 
 REPORT_FILE, PICTURE_FILE = "quantization.json", "quantization.png"
+_ACCURACY = ("accuracy", "accuracy_interval", "num_images")
 _MOST_COMPARED = 64  # images on which errors are measured: they vary little between images
 
 
@@ -78,6 +81,7 @@ def quantize_classifier(
         set_seed(plan.seed)
         model, found = _quantize(plan, opened, images, device)
     result = {**_describe_plan(plan, images), **found, "quantization": model.config.quantization}
+    _record(plan, model, images, found["by_level"])
     with atomic_directory(target) as staging:
         model.save_pretrained(staging)
         opened.image_processor.save_pretrained(staging)
@@ -235,6 +239,27 @@ def _describe_plan(plan: QuantizationPlan, images: _Images) -> dict[str, Any]:
         "seed": plan.seed,
         "versions": library_versions(),
     }
+
+
+def _record(
+    plan: QuantizationPlan,
+    model: QuEEForImageClassification,
+    images: _Images,
+    by_level: Sequence[Mapping[str, Any]],
+) -> None:
+    """Keep in the model's config, for its card, which images were used, and the accuracy of its levels."""
+    record_roles(model.config, describe_roles(plan.images, {"calibration images": images.calibration}))
+    if plan.data is None or images.data is None:
+        return
+    role = "accuracy of levels" if plan.levels is not None else "choice of levels"
+    record_roles(model.config, describe_roles(plan.data, {role: images.data}))
+    found = {row["level"]: row for row in by_level}
+    paths = [
+        {**named, **{key: found[named["path"][0]][key] for key in _ACCURACY}}
+        for named in name_paths(model.config, uniform_paths(model))
+        if named["path"][0] in found
+    ]
+    record_measurements(model.config, plan.data, {"uniform_paths": paths})
 
 
 def _title(plan: QuantizationPlan, images: _Images) -> str:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from quee_hf.build.files import write_json
 from quee_hf.build.ingredients import Ingredients
-from quee_hf.build.roles import describe_roles
-from quee_hf.data import shown_source
+from quee_hf.build.records import describe_roles, record_measurements, record_roles
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
     describe_exits,
@@ -22,7 +21,7 @@ from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 
 # What of a report goes with the model, for its card.
-_RECORDED = ("exits", "uniform_paths", "gates", "gate_targets", "max_accuracy_drop", "seed", "versions")
+_RECORDED = ("exits", "uniform_paths", "gates", "gate_targets", "max_accuracy_drop", "seed")
 
 
 def write_report(
@@ -66,10 +65,8 @@ def write_report(
         "versions": library_versions(),
     }
     write_json(path, report)
-    roles = [{**role, "source": shown_source(role["source"])} for role in report["roles"]]
-    data = shown_source(recipe.validation)
-    measured = {**{key: report[key] for key in _RECORDED}, "roles": roles, "data": data}
-    config.record = {**(config.record or {}), "measured": measured}
+    record_roles(config, report["roles"])
+    record_measurements(config, recipe.validation, {key: report[key] for key in _RECORDED})
 
 
 def _roles(ingredients: Ingredients) -> list[dict[str, Any]]:

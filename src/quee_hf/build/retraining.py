@@ -11,8 +11,11 @@ from transformers import set_seed
 
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
+from quee_hf.build.records import describe_roles, record_measurements, record_roles
+from quee_hf.build.roles import OPERATING_POINTS, Parts, divide
 from quee_hf.build.training import Schedule, fit_gates, fit_heads
 from quee_hf.data import LabelledImages, count_shared_images
+from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import describe_exits
 from quee_hf.errors import BadDatasetError, NotReadyError
 from quee_hf.execution.path_outputs import collect_path_outputs
@@ -20,7 +23,10 @@ from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training.exit_heads import collect_exit_features
 
 # Of the images to learn from; the others tell when to stop.
-_SHARES = {"heads": (0.9, 0.1), "gates": (0.8, 0.2)}
+_SHARES = {
+    "heads": {"head training": 0.9, "head early stopping": 0.1},
+    "gates": {"gate training": 0.8, "gate early stopping": 0.2},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +69,17 @@ def retrain_heads(
     """
     if model.config.num_exits < 2:
         raise ValueError("The model has one exit, the classifier's own head: there are no heads to train.")
-    parts = _divide(
-        read_matching(plan.train, model, plan, say),
-        "heads",
-        plan,
-    )
+    parts = _divide(read_matching(plan.train, model, plan, say), "heads", plan)
     move(model, choose_device(plan.device))
     train, held_out = (
         collect_exit_features(model, part.with_processor(image_processor), batch_size=plan.batch_size)
-        for part in parts
+        for part in parts.values()
     )
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         set_seed(plan.schedule.seed)
         fit_heads(model, train, held_out, plan.schedule, Path(folder) / "checkpoints")
-    return {"num_images": {"head training": len(train), "head early stopping": len(held_out)}}
+    record_roles(model.config, describe_roles(plan.train, parts))
+    return {"num_images": {role: len(part) for role, part in parts.items()}}
 
 
 def retrain_gates(
@@ -99,27 +102,31 @@ def retrain_gates(
     train, validation = (read_matching(source, model, plan, say) for source in (plan.train, plan.validation))
     if shared := count_shared_images(train, validation):
         raise BadDatasetError(f"{shared} of the validation images are among those to learn from.")
-    parts = _divide(train, "gates", plan)
+    parts, measuring = _divide(train, "gates", plan), {OPERATING_POINTS: validation}
     move(model, choose_device(plan.device))
     outputs, held_out, measured = (
         collect_path_outputs(
             model, part.with_processor(image_processor), batch_size=plan.batch_size, device=model.device
         )
-        for part in (*parts, validation)
+        for part in (parts | measuring).values()
     )
     move(model, torch.device("cpu"))
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         set_seed(plan.schedule.seed)
         fit_gates(model, (outputs, held_out), plan.schedule, Path(folder) / "checkpoints")
     points = model.fit_operating_points(measured)
-    counts = {"gate training": outputs, "gate early stopping": held_out, "operating points": measured}
+    record_roles(
+        model.config, [*describe_roles(plan.train, parts), *describe_roles(plan.validation, measuring)]
+    )
+    found = {"exits": describe_exits(model, measured), "gates": describe_gates(model, measured)}
+    record_measurements(model.config, plan.validation, found)
     return {
-        "num_images": {role: len(part) for role, part in counts.items()},
+        "num_images": {role: len(part) for role, part in (parts | measuring).items()},
         "cost_lambda": model.config.cost_lambda,
         "operating_points": points,
-        "exits": describe_exits(model, measured),
+        **found,
     }
 
 
-def _divide(images: LabelledImages, part: str, plan: RetrainingPlan) -> list[LabelledImages]:
-    return list(images.split(list(_SHARES[part]), plan.schedule.seed))
+def _divide(images: LabelledImages, part: str, plan: RetrainingPlan) -> Parts:
+    return divide(images, _SHARES[part], plan.schedule.seed, name="training")

@@ -1,7 +1,6 @@
 """Which images play which role: disjoint parts, each with its share of every class. Pure functions."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,11 +57,3 @@ def positions(images: LabelledImages, part: LabelledImages) -> Tensor:
 def list_rows(parts: Parts) -> dict[str, list[int]]:
     """Return which images of a source play each role, as positions in it, counted from 0."""
     return {role: part.rows.tolist() for role, part in parts.items()}
-
-
-def describe_roles(source: str, parts: Parts) -> list[dict[str, Any]]:
-    """Return one line for each role of a source: how many images, and which."""
-    return [
-        {"role": role, "source": source, "num_images": len(part), "fingerprint": part.fingerprint}
-        for role, part in parts.items()
-    ]

@@ -1,5 +1,6 @@
 """The command itself: its verbs, `--version`, and errors of one line."""
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ class OneLineErrors(TyperGroup):
     ) -> Any:
         """Run a verb and exit: 0 if it did its work, 2 for bad usage or input, 1 for a failure."""
         arguments = list(sys.argv[1:] if args is None else args)
+        if isinstance(
+            sys.stdout, io.TextIOWrapper
+        ):  # names of classes may hold what a terminal has no sign for
+            sys.stdout.reconfigure(errors="replace")
         try:
             code = super().main(arguments, prog_name or "quee", *rest, **{**extra, "standalone_mode": False})
         except Exception as error:  # the last place to catch one
@@ -54,6 +59,8 @@ app = typer.Typer(
 def _report(error: Exception) -> int:
     """Print what went wrong and return the exit code."""
     message = str(error) or type(error).__name__
+    if isinstance(error, _UsageError) and not error.format_message():
+        return _BAD_INPUT  # no verb was given, and help was shown
     if isinstance(error, _UsageError):
         hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
         code, message = _BAD_INPUT, f"{error.format_message().rstrip('.')}.{hint}"

@@ -38,6 +38,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="How often each method is fitted, on other divisions.")] = 3,
     gate_epochs: Annotated[int, typer.Option(help="Most epochs for the gates; they stop early.")] = 40,
     match_labels: options.MatchLabels = "names",
+    revision: options.Revision = "main",
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     skip_bad: options.SkipBad = False,
@@ -59,21 +60,21 @@ def compare(
     fields = {"data": data, "validation": validation, "methods": chosen, "num_seeds": seeds}
     fields |= {"gate_epochs": gate_epochs, "match_labels": match_labels, "batch_size": batch_size}
     with library_output_on_stderr():
-        result = _compare(model, {**fields, "device": device, "skip_bad": skip_bad}, output)
+        result = _compare(model, {**fields, "device": device, "skip_bad": skip_bad}, output, revision)
     if as_json:
         show_json(result)
     else:
         _summarize(result, output)
 
 
-def _compare(source: str, fields: dict[str, Any], output: Path) -> dict[str, Any]:
+def _compare(source: str, fields: dict[str, Any], output: Path, revision: str) -> dict[str, Any]:
     from quee_hf.build.comparison import ComparisonPlan, compare
     from quee_hf.cli.loading import load_model
 
     plan = ComparisonPlan(**fields)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is not a directory.")
-    model, image_processor = load_model(source, plan.device)
+    model, image_processor = load_model(source, plan.device, revision)
     return compare(model, image_processor, plan, output, say)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +19,20 @@ from quee_hf.cli.display import (
 
 if TYPE_CHECKING:
     from quee_hf.data import LabelledImages
+
+
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+class _Plan(NamedTuple):
+    data: str
+    limit: int | None
+    match_labels: str
+    skip_bad: bool
+    batch_size: int
+    device: str
+    revision: str
+    is_recorded: bool
 
 
 def evaluate(
@@ -51,10 +65,11 @@ def evaluate(
         typer.Option(
             "--record",
             help="Keep the points in the model's config.json and show them in its card. For test images only:"
-            " ones that nothing was chosen by.",
+            " ones that the model was made with are refused.",
         ),
     ] = False,
     match_labels: options.MatchLabels = "names",
+    revision: options.Revision = "main",
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     skip_bad: options.SkipBad = False,
@@ -79,8 +94,11 @@ def evaluate(
     picture = output.with_suffix(".png") if picture is None else picture
     for file in (output, picture):
         _check_writable(file)
+    if picture.suffix.lower() not in _PICTURES:
+        raise ValueError(f"--picture: {picture} must end in one of {', '.join(_PICTURES)}.")
     with library_output_on_stderr():
-        result = _evaluate(model, data, lambdas, limit, match_labels, batch_size, device, skip_bad)
+        plan = _Plan(data, limit, match_labels, skip_bad, batch_size, device, revision, record)
+        result = _evaluate(model, lambdas, plan)
         _write(result, output, picture)
         if record:
             _record(Path(model), result)
@@ -95,38 +113,30 @@ def _check_writable(file: Path) -> None:
         raise ValueError(f"Cannot write {file}: it is a directory, or its directory does not exist.")
 
 
-def _evaluate(
-    model_source: str,
-    data: str,
-    lambdas: list[float] | None,
-    limit: int | None,
-    match_labels: str,
-    batch_size: int,
-    device: str,
-    skip_bad: bool,
-) -> dict[str, Any]:
-    from quee_hf.build.labels import match_images
+def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> dict[str, Any]:
+    from quee_hf.build.ingredients import read_matching
+    from quee_hf.build.records import check_unused
     from quee_hf.cli.loading import load_model
-    from quee_hf.data import load_image_dataset
     from quee_hf.diagnostics.evaluation import evaluate_model
     from quee_hf.diagnostics.static_paths import collect_all_outputs
     from quee_hf.diagnostics.versions import library_versions
     from quee_hf.errors import NotReadyError
 
-    model, image_processor = load_model(model_source, device)
+    model, image_processor = load_model(model_source, plan.device, plan.revision)
     if "gates" not in model.config.trained_parts:
         raise NotReadyError(
-            f"The gates of {model_source} are not trained: build the model with `quee build`."
+            f"The gates of {model_source} are not trained: build the model with `quee build`, or train them"
+            " with `quee train-gates`."
         )
-    say(f"Reading and checking {data}")
-    images = load_image_dataset(data, skip_bad=skip_bad)
-    images = match_images(_limited(images, limit), model.config.class_names, by=match_labels, name=data)
-    outputs = collect_all_outputs(model, images.with_processor(image_processor), batch_size=batch_size)
+    images = _limited(read_matching(plan.data, model, plan, say), plan.limit)
+    if plan.is_recorded:
+        check_unused(model.config, images, plan.data)
+    outputs = collect_all_outputs(model, images.with_processor(image_processor), batch_size=plan.batch_size)
     model.cpu()
     return {
         "model": model_source,
         "data": {
-            "source": data,
+            "source": plan.data,
             "num_images": len(images),
             "num_skipped": len(images.skipped),
             "fingerprint": images.fingerprint,
@@ -152,12 +162,12 @@ def _write(result: dict[str, Any], output: Path, picture: Path) -> None:
 
 
 def _record(folder: Path, result: dict[str, Any]) -> None:
+    from quee_hf.build.records import record_test
     from quee_hf.configuration import QuEEConfig
-    from quee_hf.data import shown_source
-    from quee_hf.hub.card import record_test, write_card
+    from quee_hf.hub.card import write_card
 
     config, data = QuEEConfig.from_pretrained(folder), result["data"]
-    record_test(config, shown_source(data["source"]), data["num_images"], result["points"])
+    record_test(config, data["source"], data["num_images"], result["points"])
     config.save_pretrained(folder)
     write_card(folder, config)
 

@@ -9,7 +9,12 @@ if TYPE_CHECKING:
     from quee_hf.configuration import QuEEConfig
 
 
-def inspect(model: options.Model, as_json: options.Json = False, debug: options.Debug = False) -> None:
+def inspect(
+    model: options.Model,
+    revision: options.Revision = "main",
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
     """Say what a model is: exits, levels, quantization, paths and their costs, operating points.
 
     **Example**
@@ -17,25 +22,25 @@ def inspect(model: options.Model, as_json: options.Json = False, debug: options.
         quee inspect run/model
     """
     with library_output_on_stderr():
-        found = _inspect(model)
+        found = _inspect(model, revision)
     if as_json:
         show_json(found)
     else:
         _summarize(found)
 
 
-def _inspect(source: str) -> dict[str, Any]:
+def _inspect(source: str, revision: str) -> dict[str, Any]:
     from quee_hf.blueprint import path_tree, segment_costs
     from quee_hf.cli.loading import load_config
     from quee_hf.routing.costs import path_costs
 
-    config = load_config(source)
+    config = load_config(source, revision)
     paths = path_tree(config).paths
     costs = path_costs(paths, segment_costs(config))
     return {
         "model": source,
         **_settings(config),
-        "size_bytes": _size(source),
+        "size_bytes": _size(source, revision),
         "paths": [
             {"path": [config.level_list[level] for level in path], "cost": round(float(cost), 6)}
             for path, cost in zip(paths, costs, strict=True)
@@ -44,7 +49,7 @@ def _inspect(source: str) -> dict[str, Any]:
     }
 
 
-def _size(source: str) -> int | None:
+def _size(source: str, revision: str) -> int | None:
     """Return the bytes of the weights, of which nothing is fetched; `None` if the Hub cannot be asked."""
     from pathlib import Path
 
@@ -59,7 +64,7 @@ def _size(source: str) -> int | None:
     if is_local(source):
         return sum(Path(file).stat().st_size for file in weight_files(source))
     try:
-        files = list(HfApi().list_repo_tree(source))
+        files = list(HfApi().list_repo_tree(source, revision=revision))
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError):
         return None
     return sum(file.size for file in files if isinstance(file, RepoFile) and WEIGHT_FILE.fullmatch(file.path))

@@ -18,7 +18,7 @@ class LoadedModel(NamedTuple):
     image_processor: Any
 
 
-def load_model(source: str, device: str) -> LoadedModel:
+def load_model(source: str, device: str, revision: str = "main") -> LoadedModel:
     """Load a QuEE model from a directory or the Hub.
 
     Raises:
@@ -35,15 +35,15 @@ def load_model(source: str, device: str) -> LoadedModel:
     _check_folder(source, is_local=is_local(source))
     target = choose_device(device)
     try:
-        model = QuEEForImageClassification.from_pretrained(source)
-        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        model = QuEEForImageClassification.from_pretrained(source, revision=revision)
+        processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
     except OSError as error:
         raise QuEEError(f"Cannot load {source}: {one_line(error)}") from error
     move(model, target)
     return LoadedModel(model, processor)
 
 
-def load_config(source: str) -> "QuEEConfig":
+def load_config(source: str, revision: str = "main") -> "QuEEConfig":
     """Load the config of a QuEE model from a directory or the Hub.
 
     Raises:
@@ -55,10 +55,21 @@ def load_config(source: str) -> "QuEEConfig":
 
     _check_folder(source, is_local=is_local(source))
     try:
-        config: QuEEConfig = QuEEConfig.from_pretrained(source)
+        config: QuEEConfig = QuEEConfig.from_pretrained(source, revision=revision)
     except OSError as error:
         raise QuEEError(f"Cannot load {source}: {one_line(error)}") from error
     return config
+
+
+def check_repo_id(name: str) -> None:
+    """Raise `ValueError` if no repository on the Hub could have a name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} is no name of a repository: {error}") from error
 
 
 def _check_folder(source: str, *, is_local: bool) -> None:

@@ -59,6 +59,10 @@ Json = Annotated[
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=RUNNING)
 ]
+Revision = Annotated[
+    str,
+    typer.Option(help="Branch, tag or commit of a model on the Hub.", rich_help_panel=RUNNING),
+]
 Model = Annotated[str, typer.Argument(help="Directory or Hub id of a QuEE model, such as RUN/model.")]
 
 

@@ -39,6 +39,7 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list per image.")] = 1,
+    revision: options.Revision = "main",
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
     skip_bad: options.SkipBad = False,
@@ -62,7 +63,10 @@ def predict(
         raise ValueError(f"--target-cost must be from 0 to 1, got {target_cost}.")
     files = _expand(images)
     with library_output_on_stderr():
-        result = _predict(model, files, cost_lambda, target_cost, top_k, batch_size, device)
+        from quee_hf.cli.loading import load_model
+
+        loaded = load_model(model, device, revision)
+        result = {"model": model, **_predict(loaded, files, cost_lambda, target_cost, top_k, batch_size)}
     if as_json:
         show_json(result)
     else:
@@ -92,20 +96,17 @@ def _expand(images: list[str]) -> list[Path]:
 
 
 def _predict(
-    model_source: str,
+    loaded: "LoadedModel",
     files: list[Path],
     cost_lambda: float | None,
     target_cost: float | None,
     top_k: int,
     batch_size: int,
-    device: str,
 ) -> dict[str, Any]:
     from tqdm.auto import tqdm
 
-    from quee_hf.cli.loading import load_model
     from quee_hf.execution.operating_points import lambda_for_cost
 
-    loaded = load_model(model_source, device)
     config = loaded.model.config
     if target_cost is not None:
         cost_lambda = lambda_for_cost(config.operating_points, target_cost)
@@ -118,7 +119,6 @@ def _predict(
             bar.update(len(batch))
     costs = [image["cost"] for image in found]
     return {
-        "model": model_source,
         "cost_lambda": "inf" if used == math.inf else used,
         "mean_cost": sum(costs) / len(costs) if costs else None,
         "images": found,

@@ -43,17 +43,14 @@ def push(
 def _push(
     folder: Path, repo: str, private: bool, revision: str | None, message: str | None, create_pr: bool
 ) -> str:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    from quee_hf.cli.loading import load_model
+    from quee_hf.cli.loading import check_repo_id, load_model
     from quee_hf.errors import QuEEError
     from quee_hf.hub.publish import publish_folder, published_files
 
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise ValueError(f"{repo} is no name of a repository: {error}") from error
+    check_repo_id(repo)
     if not folder.is_dir():
         raise QuEEError(f"{folder} is not a directory: only a saved model can be pushed.")
     say(f"Checking {folder}")

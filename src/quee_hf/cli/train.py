@@ -31,6 +31,7 @@ def train_heads(
     learning_rate: _Rate = 3e-3,
     seed: _Seed = 0,
     match_labels: options.MatchLabels = "names",
+    revision: options.Revision = "main",
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     skip_bad: options.SkipBad = False,
@@ -47,7 +48,8 @@ def train_heads(
     """
     plan = {"train": train, "match_labels": match_labels, "batch_size": batch_size, "skip_bad": skip_bad}
     with library_output_on_stderr():
-        result = _train("heads", model, output, {**plan, "device": device}, (epochs, learning_rate, seed))
+        schedule = epochs, learning_rate, seed
+        result = _train("heads", (model, revision), output, {**plan, "device": device}, schedule)
     if as_json:
         show_json(result)
     else:
@@ -76,6 +78,7 @@ def train_gates(
     learning_rate: _Rate = 5e-3,
     seed: _Seed = 0,
     match_labels: options.MatchLabels = "names",
+    revision: options.Revision = "main",
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     skip_bad: options.SkipBad = False,
@@ -93,7 +96,7 @@ def train_gates(
     plan = {"train": train, "match_labels": match_labels, "batch_size": batch_size, "skip_bad": skip_bad}
     plan |= {"validation": validation, "device": device}
     with library_output_on_stderr():
-        result = _train("gates", model, output, plan, (epochs, learning_rate, seed))
+        result = _train("gates", (model, revision), output, plan, (epochs, learning_rate, seed))
     if as_json:
         show_json(result)
         return
@@ -109,7 +112,11 @@ def train_gates(
 
 
 def _train(
-    part: str, source: str, output: Path, fields: dict[str, Any], schedule: tuple[int, float, int]
+    part: str,
+    source: tuple[str, str],
+    output: Path,
+    fields: dict[str, Any],
+    schedule: tuple[int, float, int],
 ) -> dict[str, Any]:
     from quee_hf.build.quantization import check_output
     from quee_hf.build.retraining import RetrainingPlan, retrain_gates, retrain_heads
@@ -119,7 +126,7 @@ def _train(
 
     check_output(output)
     plan = RetrainingPlan(schedule=Schedule(*schedule), **fields)
-    model, image_processor = load_model(source, plan.device)
+    model, image_processor = load_model(source[0], plan.device, source[1])
     retrain = {"heads": retrain_heads, "gates": retrain_gates}[part]
     result = retrain(model, image_processor, plan, say)
     with atomic_directory(output) as staging:

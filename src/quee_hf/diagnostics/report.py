@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quee_hf.baselines.sweep import Sweep, exact_nodes
 from quee_hf.blueprint import segment_costs
+from quee_hf.configuration import QuEEConfig
 from quee_hf.diagnostics.static_paths import uniform_paths
 from quee_hf.execution.path_outputs import PathOutputs, replay
 from quee_hf.intervals import wilson_interval
@@ -109,15 +110,21 @@ def describe_uniform(model: QuEEForImageClassification, uniform: PathOutputs) ->
 
 
 def _describe(model: QuEEForImageClassification, paths: list[Path], is_wrong: Tensor) -> list[dict[str, Any]]:
-    costs = path_costs(paths, segment_costs(model.config))
+    return [
+        {**described, **describe_accuracy(~wrong)}
+        for described, wrong in zip(name_paths(model.config, paths), is_wrong.T, strict=True)
+    ]
+
+
+def name_paths(config: QuEEConfig, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return each path's levels, the block after which it leaves, and its cost."""
     return [
         {
-            "path": [model.level_list[level] for level in path],
-            "exit_block": model.config.exit_blocks[len(path) - 1],
+            "path": [config.level_list[level] for level in path],
+            "exit_block": config.exit_blocks[len(path) - 1],
             "cost": rounded(cost),
-            **describe_accuracy(~wrong),
         }
-        for path, cost, wrong in zip(paths, costs, is_wrong.T, strict=True)
+        for path, cost in zip(paths, path_costs(paths, segment_costs(config)), strict=True)
     ]
 
 

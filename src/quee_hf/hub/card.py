@@ -54,22 +54,6 @@ def write_card(
         _draw(config, folder / PICTURE_FILE)
 
 
-def record_test(config: QuEEConfig, data: str, num_images: int, points: Sequence[Mapping[str, Any]]) -> None:
-    """Keep in a config what was measured on test images, for its card.
-
-    Args:
-        config: Of the model; changed.
-        data: What to call the images.
-        num_images: How many there are.
-        points: As `describe_routing` returns them.
-    """
-    fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
-    kept = [{name: point[name] for name in fields} for point in points]
-    record: Mapping[str, Any] = config.record or {}
-    test = {"data": data, "num_images": num_images, "points": kept}
-    config.record = {**record, "measured": {**record.get("measured", {}), "test": test}}
-
-
 def has_own_card(folder: Path) -> bool:
     """Tell whether a directory has a card that somebody wrote."""
     card = folder / CARD_FILE
@@ -107,9 +91,18 @@ def _metadata(config: QuEEConfig, repo_id: str | None, tags: Sequence[str]) -> M
 
 
 def _eval_results(config: QuEEConfig) -> list[EvalResult]:
-    """Accuracy and cost at the default operating point."""
-    points = [point for point in config.operating_points or () if point["cost_lambda"] == config.cost_lambda]
-    data = ((config.record or {}).get("measured") or {}).get("data", "held-out images")
+    """Accuracy and cost at the default operating point: on test images if there were any."""
+    measured: Mapping[str, Any] = (config.record or {}).get("measured") or {}
+    known = [
+        (measured.get("test") or {}),
+        {"points": config.operating_points or (), "data": measured.get("data", "held-out images")},
+    ]
+    found = [
+        (point, of["data"])
+        for of in known
+        for point in of.get("points", ())
+        if point["cost_lambda"] == config.cost_lambda
+    ]
     return [
         EvalResult(
             task_type=_TASK,
@@ -119,7 +112,7 @@ def _eval_results(config: QuEEConfig) -> list[EvalResult]:
             metric_name=f"{title} at cost_lambda={point['cost_lambda']}",
             metric_value=round(point[kind], 4),
         )
-        for point in points
+        for point, data in found[:1]
         for kind, title in (("accuracy", "Accuracy"), ("cost", "Mean cost, relative to the whole network"))
     ]
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
+from yaml import YAMLError
 
 from quee_hf.checkpoints import WEIGHT_FILE
 from quee_hf.configuration import QuEEConfig
@@ -47,9 +48,15 @@ def publish_folder(
         token: Of the Hub; `None` takes the one that is logged in.
         **commit_options: As for `HfApi.create_commit`: `commit_message`, `commit_description`, `revision`,
             `create_pr`.
+
+    Raises:
+        ValueError: If the Hub would refuse the card, or a pull request is asked for on another branch.
     """
     api = HfApi(token=token)
     config = QuEEConfig.from_pretrained(folder)
+    _check_card(folder)
+    if commit_options.get("create_pr") and commit_options.get("revision") not in (None, "main"):
+        raise ValueError("A pull request goes to main: give `revision` or `create_pr`, not both.")
     commit_options["commit_message"] = commit_options.get("commit_message") or "Upload a QuEE model"
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     revision = commit_options.get("revision")
@@ -57,11 +64,14 @@ def publish_folder(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     files: dict[str, Path | bytes] = {path.name: path for path in published_files(folder)}
     if not has_own_card(folder):
-        if find_own_card(api, repo_id, revision) is None:
-            files[CARD_FILE] = render_card(config, repo_id, tags=tags).encode()
-        else:
+        there = _fetch_card(api, repo_id, revision)
+        if is_own_text(there):
             say_kept(repo_id)
             files.pop(CARD_FILE, None)
+        else:
+            if licence := _stated_licence(there):
+                config.record = {"license": licence, **(config.record or {})}
+            files[CARD_FILE] = render_card(config, repo_id, tags=tags).encode()
     stale = [
         name
         for name in api.list_repo_files(repo_id, revision=revision)
@@ -89,10 +99,33 @@ def published_files(folder: Path) -> list[Path]:
 
 def find_own_card(api: HfApi, repo_id: str, revision: str | None) -> bytes | None:
     """Return the card of a repository if somebody wrote one."""
+    card = _fetch_card(api, repo_id, revision)
+    return card if is_own_text(card) else None
+
+
+def _fetch_card(api: HfApi, repo_id: str, revision: str | None) -> bytes:
+    """Return the card of a repository, which is empty if there is none."""
     try:
-        path = api.hf_hub_download(repo_id, CARD_FILE, revision=revision)
+        return Path(api.hf_hub_download(repo_id, CARD_FILE, revision=revision)).read_bytes()
     except (RemoteEntryNotFoundError, RevisionNotFoundError):
         # Not its parent, which a lost connection raises, too: what cannot be seen must not be overwritten.
+        return b""
+
+
+def _stated_licence(card: bytes) -> str | None:
+    """Return the licence that was chosen when a repository was made on the website."""
+    try:
+        stated = ModelCard(card.decode("utf-8", errors="replace"), ignore_metadata_errors=True).data
+    except (ValueError, YAMLError):  # not YAML at all
         return None
-    card = Path(path).read_bytes()
-    return card if is_own_text(card) else None
+    licence = stated.get("license")
+    return licence if isinstance(licence, str) else None
+
+
+def _check_card(folder: Path) -> None:
+    """Refuse a card that the Hub would, before a repository is made for it."""
+    try:
+        if has_own_card(folder):
+            (folder / CARD_FILE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{folder / CARD_FILE} is not UTF-8, as the Hub needs it to be.") from error

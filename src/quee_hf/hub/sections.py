@@ -41,22 +41,38 @@ def _what(config: QuEEConfig, repo_id: str | None) -> str:
     record: Mapping[str, Any] = config.record or {}
     base = record.get("base_model")
     made = f"made from [{base}](https://huggingface.co/{base})" if base else "made from a trained classifier"
-    blocks, levels = _join(config.exit_blocks), _join(config.levels)
     return (
         f"# {title_of(config, repo_id)}\n\n"
         f"A [QuEE](https://arxiv.org/abs/2406.14404) image classifier of {config.num_classes} classes,"
-        f" {made} (`{config.backbone.model_type}`, {config.exit_blocks[-1]} blocks). An image may leave after"
-        f" block {blocks}, and the blocks before each exit run at a level of their own: {levels}. Gates that"
-        " predict errors decide both while the image is classified; `cost_lambda` moves between accurate and"
-        " cheap, with no retraining."
+        f" {made} (`{config.backbone.model_type}`, {config.exit_blocks[-1]} blocks). {_how_it_runs(config)}"
     )
+
+
+def _how_it_runs(config: QuEEConfig) -> str:
+    blocks, levels = _join(config.exit_blocks), _join(config.levels)
+    if config.num_exits == 1:
+        return f"The whole network runs at one level, which `path` names: {levels}."
+    exits = (
+        f"An image may leave after block {blocks}, and the blocks before each exit run at a level of their"
+        f" own: {levels}. "
+    )
+    if not _is_routed(config):
+        return exits + "`path` says which; gates that would decide for each image are not trained."
+    return exits + (
+        "Gates that predict errors decide both while the image is classified; `cost_lambda` moves between"
+        " accurate and cheap, with no retraining."
+    )
+
+
+def _is_routed(config: QuEEConfig) -> bool:
+    return config.cost_lambda is not None or "gates" in config.trained_parts
 
 
 def _use(config: QuEEConfig, repo_id: str | None) -> str:
     source = repo_id or "path/to/this/model"
-    routed = config.cost_lambda is not None or "gates" in config.trained_parts
-    extra = ""
-    if routed:
+    path = [config.level_list[-1]] * config.num_exits
+    extra = f'\nclassify("image.png", path={path!r})  # the whole network at level {path[0]}'
+    if _is_routed(config):
         extra = (
             '\nclassify("image.png", cost_lambda=0.3)  # cheaper'
             '\nclassify("image.png", cost_lambda=0.3, return_routing=True)  # and the route'
@@ -92,8 +108,9 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     header = ["cost_lambda", "mean cost", "accuracy (95 %)", "share of images per exit"]
     return (
         "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
-        f"Measured on {points[0]['num_images']} images that were used for nothing else. Other images cost and"
-        f" err differently: these are measurements, not guarantees.\n\n{_table(header, rows)}"
+        f"Measured on {points[0]['num_images']} images that were used for nothing else but to choose the"
+        " default. Other images cost and err differently: these are measurements, not guarantees.\n\n"
+        + _table(header, rows)
     )
 
 
@@ -105,8 +122,8 @@ def _test(config: QuEEConfig, _repo_id: str | None) -> str:
         [f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", _accuracy(point)] for point in test["points"]
     ]
     return (
-        f"## On test images\n\n{test['num_images']} images of {test['data']}; nothing was chosen by them.\n\n"
-        + _table(["cost_lambda", "mean cost", "accuracy (95 %)"], rows)
+        f"## On test images\n\n{test['num_images']} images of {test['data']}, which nothing was fitted to or"
+        " chosen by here.\n\n" + _table(["cost_lambda", "mean cost", "accuracy (95 %)"], rows)
     )
 
 
@@ -125,7 +142,10 @@ def _networks(config: QuEEConfig, _repo_id: str | None) -> str:
                 for entry in entries
             ]
             parts.append(_table([title, "block", "cost", "accuracy (95 %)"], rows))
-    return "## Without routing\n\n" + "\n\n".join(parts) if parts else ""
+    if not parts:
+        return ""
+    data = f"On images of {measured['data']}.\n\n" if "data" in measured else ""
+    return f"## Without routing\n\n{data}" + "\n\n".join(parts)
 
 
 def _quantization(config: QuEEConfig, _repo_id: str | None) -> str:
@@ -171,7 +191,7 @@ def _cost(config: QuEEConfig, _repo_id: str | None) -> str:
 
 
 def _roles(config: QuEEConfig, _repo_id: str | None) -> str:
-    roles = _measured(config).get("roles")
+    roles = (config.record or {}).get("roles")
     if not roles:
         return ""
     rows = [[role["role"], str(role["num_images"]), role["source"]] for role in roles]
@@ -187,7 +207,7 @@ def _limits(config: QuEEConfig, _repo_id: str | None) -> str:
         )
     if config.operating_points and not config.certificates:
         lines.append("- No loss of accuracy is guaranteed at any operating point.")
-    if "gates" not in config.trained_parts:
+    if not _is_routed(config) and config.num_exits > 1:
         lines.append("- The gates are not trained: images are not routed, but a path can be forced.")
     return "## Limits\n\n" + "\n".join(lines)
 

@@ -6,6 +6,20 @@ from typing import ClassVar
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+# Of `quee`, which takes seconds to import.
+VERBS = (
+    "build",
+    "quantize",
+    "train-heads",
+    "train-gates",
+    "evaluate",
+    "compare",
+    "predict",
+    "inspect",
+    "card",
+    "push",
+)
+
 
 class QuEECommand(BaseOptimumCLICommand):  # type: ignore[misc]  # optimum ships no types
     """Hand everything after `quee` to the command of that name."""
@@ -17,13 +31,14 @@ class QuEECommand(BaseOptimumCLICommand):  # type: ignore[misc]  # optimum ships
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Take all arguments as they are."""
+        parser.description = f"Verbs: {', '.join(VERBS)}. `optimum-cli quee VERB --help` says more of each."
         parser.add_argument("arguments", nargs=REMAINDER, help="A verb and its options, as for `quee`.")
 
     def run(self) -> None:
         """Run the command."""
         from quee_hf.cli.app import app  # optimum starts faster without it
 
-        sys.exit(app(self.args.arguments or ["--help"], prog_name="optimum-cli quee"))
+        sys.exit(app(self.args.arguments, prog_name="optimum-cli quee"))
 
 
 REGISTER_COMMANDS = [QuEECommand]
