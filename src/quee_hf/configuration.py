@@ -13,7 +13,7 @@ from quee_hf.schemes import QuantizationScheme, check_kept
 
 FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 2  # 1, never released, had one tensor per level and range
-HEAD_TYPES = ("linear", "ssa")
+HEAD_TYPES = ("linear", "mlp", "ssa")
 GATE_TYPES = ("error_predictor",)
 GATE_FEATURES = ("confidence", "probabilities")
 COST_MODELS = ("bitops", "flops", "latency")
@@ -47,8 +47,9 @@ class QuEEConfig(PreTrainedConfig):
         exit_blocks: Blocks that are followed by an exit, counted from 1, ascending; the last must be the
             backbone's last block, whose exit is the backbone's own head.
         levels: How a segment may be computed, from most to least exact: bit-widths 2 to 8, "bf16", "fp32".
-        head_type: "linear" (the backbone's own kind of head) or "ssa" (mean patch token, two layers).
-        head_hidden_size: Width of an SSA head's hidden layer.
+        head_type: "linear" (the backbone's own kind of head), "mlp" (two layers on the tokens that its own
+            head reads) or "ssa" (two layers on the mean patch token).
+        head_hidden_size: Width of the hidden layer of "mlp" and "ssa".
         gate_type: Which gate decides; "error_predictor" is QuEE's.
         gate_features: What a gate knows of an image: "confidence" (how sure this exit and the one before are)
             or "probabilities" (all class probabilities of both, the paper's choice).

@@ -43,6 +43,22 @@ class TestEvery:
             assert torch.equal(first, second)
 
 
+class TestBitController:
+    def test_no_image_leaves_early(self, data):
+        test = outputs(data.router, 60, seed=3)
+        sweep = BASELINES["dqnet-gate"](data)(test)
+        depth = max(map(len, data.router.tree.paths))
+        whole = [node for node, path in enumerate(data.router.tree.paths) if len(path) == depth]
+        assert set(sweep.cost.unique().tolist()) <= set(data.router.costs[whole].tolist())
+
+    def test_a_large_penalty_buys_the_cheapest_whole_path(self, data):
+        tree = data.router.tree
+        sweep = BASELINES["dqnet-gate"](data)(outputs(data.router, 60, seed=3))
+        cheapest = data.router.costs[tree.index[(0, 1, 1)]]
+        assert torch.equal(sweep.cost[-1], cheapest.expand(60))
+        assert sweep.cost[0].mean() > sweep.cost[-1].mean()
+
+
 def test_oracle_is_the_ceiling_and_random_the_floor(data):
     test = outputs(data.router, 2000, seed=3)
     reached = {name: BASELINES[name](data)(test) for name in BASELINES}

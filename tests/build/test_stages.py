@@ -41,6 +41,7 @@ def redone(before: Recipe, after: Recipe) -> tuple[int, ...]:
     [
         ({"exits": (2, 3)}, ALL),
         ({"head": "ssa"}, ALL),
+        ({"head": "mlp"}, ALL),
         ({"class_names": ("red", "green", "blue", "gray")}, ALL),
         ({"seed": 1}, ALL),
         ({"head_epochs": 7}, (2, 3, 4, 5, 6, 7)),

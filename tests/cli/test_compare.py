@@ -24,7 +24,7 @@ def compared(root, built, tmp_path_factory):
 
 def test_every_method_is_there(compared):
     _, output, found = compared
-    assert set(found["methods"]) == {"quee", "quee-paper", "static", *BASELINES}
+    assert set(found["methods"]) == {"quee", "quee-paper", "static", "jei-dnn", *BASELINES}
     assert json.loads((output / "comparison.json").read_text()) == found
     assert "| oracle |" in (output / "comparison.md").read_text()
     assert (output / "comparison.png").stat().st_size > 10_000

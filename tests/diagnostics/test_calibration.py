@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quee_hf.diagnostics.calibration import error_auroc, expected_calibration_error, root_mean_square_error
+from quee_hf.diagnostics.calibration import (
+    area_under_risk_coverage,
+    error_auroc,
+    expected_calibration_error,
+    root_mean_square_error,
+)
 
 # The same examples in every run, and no time limit: the machine may be busy.
 steady = settings(derandomize=True, deadline=None, max_examples=60)
@@ -112,6 +117,19 @@ class TestRootMeanSquareError:
 
     def test_takes_tables(self):
         assert root_mean_square_error(np.full((3, 4), 0.5), np.zeros((3, 4))) == 0.5
+
+
+class TestRiskCoverage:
+    def test_equals_the_plain_definition(self):
+        random = np.random.default_rng(0)
+        predicted, wrong = random.permutation(40) / 40, random.random(40) < 0.3
+        order = np.argsort(predicted)
+        risks = [wrong[order[:count]].mean() for count in range(1, 41)]
+        assert area_under_risk_coverage(predicted, wrong) == pytest.approx(np.mean(risks))
+
+    def test_ties_share_their_outcome(self):
+        assert area_under_risk_coverage([0.5] * 4, [1, 0, 0, 0]) == pytest.approx(0.25)
+        assert area_under_risk_coverage([0.5] * 4, [0, 0, 0, 1]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("measure", [expected_calibration_error, error_auroc, root_mean_square_error])

@@ -47,6 +47,17 @@ def test_linear_head_is_the_backbones_own_kind():
     assert HEADS["linear"](spec(has_bias=False)).network.bias is None
 
 
+def test_mlp_head_is_two_layers_on_what_a_linear_head_reads():
+    head, linear = HEADS["mlp"](spec()), HEADS["linear"](spec())
+    tokens = torch.randn(2, 5, spec().hidden_size)
+    pooled = head.pool(tokens)
+    assert torch.equal(pooled, linear.pool(tokens))
+    first, _, second = head.network
+    expected = second(torch.nn.functional.gelu(first(pooled)))
+    torch.testing.assert_close(head(pooled), expected)
+    assert head(pooled).shape == linear(pooled).shape
+
+
 def test_ssa_head_is_two_layers_on_the_mean_patch():
     head = HEADS["ssa"](spec())
     tokens = torch.randn(3, 7, 6, generator=generator(0))

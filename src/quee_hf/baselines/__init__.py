@@ -1,5 +1,6 @@
 """Other ways to route the same network, to compare gates with: each fits on gate data and routes outputs."""
 
+from quee_hf.baselines.bit_controller import by_bit_controller
 from quee_hf.baselines.confidence import by_budget, by_threshold, certainty, largest_probability, margin
 from quee_hf.baselines.controls import oracle, random_exits
 from quee_hf.baselines.next_best_step import by_next_best_step
@@ -13,6 +14,7 @@ BASELINES: dict[str, Fit] = {
     "budgeted": by_budget,
     "patience": by_patience,
     "next-best-step": by_next_best_step,
+    "dqnet-gate": by_bit_controller,
     "random": random_exits,
     "oracle": oracle,
 }

@@ -1,7 +1,6 @@
 """Compare a model's gates with other ways to route it: fit all on the same images, sweep, resample."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,76 +12,25 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import set_seed
 
-from quee_hf.baselines import BASELINES, Fit, GateData, Sweep
+from quee_hf.baselines import GateData, Sweep
 from quee_hf.baselines.sweep import exact_nodes
-from quee_hf.blueprint import segment_costs
+from quee_hf.build.comparison_methods import METHODS, OWN
 from quee_hf.build.files import UNFINISHED, write_json, write_text
 from quee_hf.build.ingredients import choose_device, read_matching
-from quee_hf.build.rebuild import move, rebuild
+from quee_hf.build.rebuild import move
 from quee_hf.build.roles import positions
-from quee_hf.build.training import Schedule, fit_gates
 from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.comparison import compare_sweeps, comparison_table
-from quee_hf.diagnostics.report import as_sweep, route_images
-from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs, uniform_paths
+from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError, NotReadyError
-from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.plots import plot_accuracy_cost
-from quee_hf.routing.costs import path_costs
-from quee_hf.training.error_targets import ErrorTargets
-from quee_hf.training.gates import GATE_ARGUMENTS
+from quee_hf.training.exit_heads import collect_exit_features
 
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
-Run = Callable[[QuEEForImageClassification, GateData, AllOutputs, int], Sweep]
-
-
-def _own(clusters: bool, features: str | None) -> Run:
-    """Return how QuEE's gates are fitted and swept."""
-
-    def run(model: QuEEForImageClassification, data: GateData, test: AllOutputs, num_epochs: int) -> Sweep:
-        fields = {} if features is None else {"gate_features": features}
-        with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-            set_seed(data.seed)
-            fresh = rebuild(model, **fields)
-            training, targets = data.training, ErrorTargets.outcomes()
-            if clusters:  # other images than gates are trained on
-                order = torch.randperm(len(training)).tensor_split(2)
-                targets = ErrorTargets.fit(fresh, training.select(order[0]), seed=data.seed)
-                training = training.select(order[1])
-            schedule = Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], data.seed)
-            parts = (training, data.stopping)
-            fit_gates(fresh, parts, schedule, Path(folder) / "checkpoints", targets=targets)
-        return as_sweep(route_images(fresh, test.routable, DEFAULT_LAMBDAS))
-
-    return run
-
-
-def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
-    """Run the whole network at each single level."""
-    costs = path_costs(uniform_paths(model), segment_costs(model.config))
-    is_correct = ~test.uniform.is_wrong.T
-    return Sweep(is_correct, costs[:, None].expand(-1, is_correct.shape[1]))
-
-
-def _baseline(fit: Fit) -> Run:
-    def run(_model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
-        return fit(data)(test.routable)
-
-    return run
-
-
-OWN = "quee"
-METHODS: dict[str, Run] = {
-    OWN: _own(clusters=False, features=None),
-    "quee-paper": _own(clusters=True, features="probabilities"),
-    "static": _static,
-    **{name: _baseline(fit) for name, fit in BASELINES.items()},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,11 +170,17 @@ def _outputs(
         prepared = images.with_processor(image_processor)
         found = collect_all_outputs(model, prepared, batch_size=plan.batch_size)
         routable, uniform = found.routable.logits, found.uniform.logits
-        return {"routable": routable, "uniform": uniform, "labels": found.routable.labels}
+        tensors = {"routable": routable, "uniform": uniform, "labels": found.routable.labels}
+        if model.config.num_exits > 1:
+            features = collect_exit_features(model, prepared, batch_size=plan.batch_size)
+            tensors["pooled"] = features.pooled
+        return tensors
 
     tensors = _cached(path, f"{identity} {images.fingerprint}", make)
-    labels = tensors["labels"]
-    return AllOutputs(PathOutputs(tensors["routable"], labels), PathOutputs(tensors["uniform"], labels))
+    labels, pooled = tensors["labels"], tensors.get("pooled")
+    return AllOutputs(
+        PathOutputs(tensors["routable"], labels, pooled), PathOutputs(tensors["uniform"], labels)
+    )
 
 
 def _sweep(path: Path, key: str, run: Callable[[], Sweep]) -> Sweep:

@@ -26,7 +26,7 @@ class Recipe:
         class_embeddings: CLIP only: safetensors file with `class_embeddings`.
         class_names: Names of the classes, in the order of the labels; the model's or the data's if not given.
         logit_scale: CLIP only: natural logarithm of what multiplies the cosine.
-        head: "linear" or "ssa".
+        head: "linear", "mlp" or "ssa".
         first_level: "highest" or "any".
         max_paths: Most paths that gates choose from.
         calibration_images: Images that set the ranges of quantization.

@@ -58,7 +58,7 @@ LogitScale = Annotated[
     ),
 ]
 Head = Annotated[
-    Literal["linear", "ssa"],
+    Literal["linear", "mlp", "ssa"],
     typer.Option(help="Kind of the exit heads.", rich_help_panel=_WHAT),
 ]
 FirstLevel = Annotated[

@@ -54,7 +54,7 @@ def compare(
 
         quee compare run/model --data photos/test --validation photos/unseen --output comparison
     """
-    from quee_hf.build.comparison import METHODS
+    from quee_hf.build.comparison_methods import METHODS
 
     chosen = tuple(METHODS) if methods is None else tuple(name.strip() for name in methods.split(","))
     fields = {"data": data, "validation": validation, "methods": chosen, "num_seeds": seeds}

@@ -68,6 +68,34 @@ def error_auroc(predicted_error: ArrayLike, is_wrong: ArrayLike) -> float | None
     return float(roc_auc_score(wrong, predicted))
 
 
+def area_under_risk_coverage(predicted_error: ArrayLike, is_wrong: ArrayLike) -> float:
+    """Return the mean error rate of the surest images, over all numbers of them.
+
+        aurc = mean over k of (share that is wrong among the k images of least predicted error)
+
+    It depends on the error rate as well as on the order; images with the same prediction share their outcome.
+
+    Args:
+        predicted_error: `(images,)`, probabilities in [0, 1].
+        is_wrong: `(images,)`, bool or 0 and 1.
+
+    Raises:
+        ValueError: As `expected_calibration_error`.
+
+    Example:
+        >>> area_under_risk_coverage([0.1, 0.4], [0, 1])
+        0.25
+
+    Source:
+        Geifman et al. 2019 (arXiv:1805.08206), §3.
+    """
+    predicted, wrong = _checked(predicted_error, is_wrong)
+    _, group = np.unique(predicted, return_inverse=True)
+    mean_outcome = np.bincount(group, weights=wrong) / np.bincount(group)
+    errors = mean_outcome[np.sort(group)].cumsum()
+    return float(np.mean(errors / np.arange(1, len(errors) + 1)))
+
+
 def root_mean_square_error(predicted_error: ArrayLike, target: ArrayLike) -> float:
     """Return the root of the mean squared difference; against 0 and 1 the root of the Brier score.
 

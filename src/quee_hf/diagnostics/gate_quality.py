@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from quee_hf.baselines.sweep import exact_nodes
-from quee_hf.diagnostics.calibration import error_auroc, expected_calibration_error
+from quee_hf.diagnostics.calibration import (
+    area_under_risk_coverage,
+    error_auroc,
+    expected_calibration_error,
+)
 from quee_hf.diagnostics.report import rounded
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.gates.features import known_at_depth
@@ -29,7 +33,8 @@ def describe_gates(
       were predicted for every image. A gate that is not below it has learnt nothing of single images.
     - `auroc` and `ece`: of the predicted error of leaving at once, on the most exact path; `auroc` is how
       often a wrong image is ranked above a right one (None if all are right or all wrong), `ece` the expected
-      calibration error. `auroc_of_max_probability`: the same by the exit's own confidence, for comparison.
+      calibration error, `aurc` the area under risk over coverage. `auroc_of_max_probability` and
+      `aurc_of_max_probability`: the same by the exit's own confidence, for comparison.
 
     Args:
         model: With trained gates.
@@ -95,4 +100,6 @@ def _describe_leaving(
         "auroc": None if auroc is None else rounded(auroc),
         "auroc_of_max_probability": None if auroc_of_max is None else rounded(auroc_of_max),
         "ece": rounded(expected_calibration_error(predicted.numpy(), is_wrong)),
+        "aurc": rounded(area_under_risk_coverage(predicted.numpy(), is_wrong)),
+        "aurc_of_max_probability": rounded(area_under_risk_coverage(doubt, is_wrong)),
     }

@@ -19,6 +19,9 @@ class PathOutputs:
 
     logits: Tensor  # (images, paths, labels), float32
     labels: Tensor  # (images,), int64
+    pooled: Tensor | None = (
+        None  # (images, exits - 1, size): what the trainable heads read, where it is needed
+    )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +38,8 @@ class PathOutputs:
 
     def select(self, indices: Tensor) -> "PathOutputs":
         """Return the outputs of some of the images."""
-        return PathOutputs(self.logits[indices], self.labels[indices])
+        pooled = None if self.pooled is None else self.pooled[indices]
+        return PathOutputs(self.logits[indices], self.labels[indices], pooled)
 
 
 def collect_path_outputs(

@@ -1,0 +1,108 @@
+"""Choosing the bits of all later segments at the earliest exit; no image leaves early."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quee_hf.baselines.sweep import GateData, Method, Sweep, leave_at
+from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.gates.features import GATE_FEATURES, known_at_depth
+
+PENALTIES = (0.0, 0.01, 0.05, 0.1, 0.3, 0.5, 2.0, 10.0)  # of QuEE's experiments
+_FEATURES = GATE_FEATURES["confidence"]
+_HIDDEN_SIZE, _DROPOUT, _TEMPERATURE = 64, 0.2, 1.0
+_LEARNING_RATE, _NUM_EPOCHS, _BATCH_SIZE, _PATIENCE = 1e-3, 60, 128, 10
+
+
+class _Choice:
+    """The paths through the whole network that begin as the most exact one, and what is known of an image."""
+
+    def __init__(self, data: GateData) -> None:
+        tree = data.router.tree
+        self.tree, self.start = tree, tree.index[(0,)]
+        depth = len(tree.paths[-1])
+        self.paths = [node for node in tree.descendants(self.start) if len(tree.paths[node]) == depth]
+        self.costs = data.router.costs.cpu()[self.paths]
+        levels = torch.tensor([tree.paths[node][1:] for node in self.paths])  # (paths, segments)
+        # A path is worth the sum of what the controller gives its levels.
+        self.codes = functional.one_hot(levels, len(data.levels)).flatten(1).float()
+
+    def features(self, outputs: PathOutputs) -> Tensor:
+        """Return what the earliest exit says, `(images, features)`."""
+        current, previous = known_at_depth(self.tree, 1, outputs.probabilities)
+        position = self.tree.at_depth(1).index(self.start)
+        return _FEATURES.compute(current[:, position], previous[:, position])
+
+    def losses(self, outputs: PathOutputs) -> Tensor:
+        """Return each path's cross entropy, `(images, paths)`."""
+        logits = outputs.logits[:, self.paths].transpose(1, 2)
+        return functional.cross_entropy(
+            logits, outputs.labels[:, None].expand(-1, len(self.paths)), reduction="none"
+        )
+
+
+def by_bit_controller(data: GateData) -> Method:
+    """Let a small network choose the level of every later segment from what the earliest exit says.
+
+        loss = CE(chosen path) + penalty * cost(chosen path)
+
+    The choice is a hard Gumbel softmax in training, with gradients straight through, and an argmax later.
+    There is one controller for each of `PENALTIES`.
+
+    Source:
+        DQNet as Regol et al. 2024 (arXiv:2406.14404) compare with it, §7.1. Differs: the network's weights
+        stay, levels do not increase along a path, so it chooses among the paths that gates know, and the
+        public code's draws at evaluation are an argmax.
+    """
+    choice = _Choice(data)
+    controllers = [_train(choice, data, penalty) for penalty in PENALTIES]
+
+    def method(outputs: PathOutputs) -> Sweep:
+        with torch.inference_mode():
+            known = choice.features(outputs)
+            chosen = torch.stack([(c(known) @ choice.codes.T).argmax(dim=-1) for c in controllers])
+        return leave_at(torch.tensor(choice.paths)[chosen], outputs, data.router.costs)
+
+    return method
+
+
+def _train(choice: _Choice, data: GateData, penalty: float) -> nn.Module:
+    size = _FEATURES.size(data.training.logits.shape[-1])
+    known, losses = choice.features(data.training), choice.losses(data.training) + penalty * choice.costs
+    held_out = choice.features(data.stopping), choice.losses(data.stopping) + penalty * choice.costs
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.seed)
+        controller = nn.Sequential(
+            nn.Linear(size, _HIDDEN_SIZE),
+            nn.ReLU(),
+            nn.Dropout(_DROPOUT),
+            nn.Linear(_HIDDEN_SIZE, choice.codes.shape[1]),
+        )
+        optimizer = torch.optim.Adam(controller.parameters(), lr=_LEARNING_RATE)
+        best, kept, waited = torch.inf, deepcopy(controller.state_dict()), 0
+        for _ in range(_NUM_EPOCHS):
+            controller.train()
+            for batch in torch.randperm(len(known)).split(_BATCH_SIZE):
+                scores = controller(known[batch]) @ choice.codes.T
+                drawn = functional.gumbel_softmax(scores, tau=_TEMPERATURE, hard=True)
+                loss = (drawn * losses[batch]).sum(dim=-1).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            found = _held_out_loss(controller, choice, held_out)
+            if found < best:
+                best, kept, waited = found, deepcopy(controller.state_dict()), 0
+            elif (waited := waited + 1) == _PATIENCE:
+                break
+    controller.load_state_dict(kept)
+    return controller.eval()
+
+
+@torch.inference_mode()
+def _held_out_loss(controller: nn.Module, choice: _Choice, held_out: Sequence[Tensor]) -> float:
+    known, losses = held_out
+    chosen = (controller.eval()(known) @ choice.codes.T).argmax(dim=-1)
+    return float(losses.gather(1, chosen[:, None]).mean())
