@@ -8,7 +8,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from quee_hf.plots import plot_accuracy_cost, plot_exit_shares, plot_image_sheet
+from quee_hf.plots import plot_accuracy_cost, plot_image_sheet, plot_numbers, plot_shares
 
 
 @pytest.fixture
@@ -123,33 +123,42 @@ class TestImageSheet:
             plot_image_sheet([], [], tmp_path / "a.png")
 
 
-class TestExitShares:
+class TestShares:
     def test_bars_stack_to_the_whole(self, tmp_path, drawn):
         shares = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
-        plot_exit_shares([0.0, 0.1], shares, [4, 8, 12], tmp_path / "a.png")
+        plot_shares(["cat", "dog"], shares, ["8", "8-6", "8-8"], tmp_path / "a.png", "Paths")
         containers = drawn[0].axes[0].containers
         heights = np.array([[bar.get_height() for bar in bars] for bars in containers])
         np.testing.assert_allclose(heights.T, shares)
         tops = [bar.get_y() + bar.get_height() for bar in containers[-1]]
         assert tops == pytest.approx([1.0, 1.0])
-        assert legend_texts(drawn[0]) == ["after block 12", "after block 8", "after block 4"]
+        assert legend_texts(drawn[0]) == ["8-8", "8-6", "8"]
 
-    def test_axis_is_in_percent_and_many_lambdas_stay_readable(self, tmp_path, drawn):
-        lambdas = np.geomspace(0.001, 10, 60)
-        plot_exit_shares(lambdas, np.tile([0.5, 0.5], (60, 1)), [6, 12], tmp_path / "a.png")
+    def test_axis_is_in_percent_and_many_names_stay_readable(self, tmp_path, drawn):
+        names = [f"a class with a long name {number}" for number in range(24)]
+        plot_shares(names, np.tile([0.5, 0.5], (24, 1)), ["6", "12"], tmp_path / "a.png", "Paths")
         axes = drawn[0].axes[0]
         assert tick_texts(axes.yaxis)[-1] == "100%"
+        assert tick_texts(axes.xaxis) == names
         labels = [label.get_window_extent() for label in axes.xaxis.get_ticklabels()]
-        assert len(labels) <= 9
         assert not any(first.overlaps(second) for first, second in itertools.pairwise(labels))
-        assert_nothing_overlaps(drawn[0])
 
     def test_shape_is_checked(self, tmp_path):
-        with pytest.raises(ValueError, match=r"2 lambdas x 3 exits, got \(3, 2\)"):
-            plot_exit_shares([0.0, 0.1], np.ones((3, 2)) / 2, [4, 8, 12], tmp_path / "a.png")
+        with pytest.raises(ValueError, match=r"2 names x 3 parts, got \(3, 2\)"):
+            plot_shares(["a", "b"], np.ones((3, 2)) / 2, ["1", "2", "3"], tmp_path / "a.png", "")
+
+
+def test_numbers_are_drawn_where_they_are(tmp_path, drawn):
+    interval = [0.4, 0.5], [0.6, 0.7]
+    plot_numbers([2, 20], [0.5, 0.6], interval, {"none": 0.55}, tmp_path / "a.png", labels=("K", "area"))
+    line, other = drawn[0].axes[0].get_lines()
+    np.testing.assert_allclose(line.get_xydata(), [[2, 0.5], [20, 0.6]])
+    assert other.get_ydata()[0] == 0.55
+    assert tick_texts(drawn[0].axes[0].xaxis) == ["2", "20"]
+    assert legend_texts(drawn[0]) == ["none"]
 
 
 def test_global_figures_are_left_alone(tmp_path, curve):
     plot_accuracy_cost({"ours": curve}, {}, tmp_path / "a.png", "")
-    plot_exit_shares([0.0], [[1.0]], [12], tmp_path / "b.png")
+    plot_shares(["a"], [[1.0]], ["12"], tmp_path / "b.png", "")
     assert pyplot.get_fignums() == []

@@ -24,7 +24,6 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _LINE_MARKERS = ("o", "s", "^", "v", "P", "X")
 _POINT_MARKERS = ("D", "h", "<", "p", ">", "8")
 _DOTS_PER_INCH = 150
-_MAX_TICKS = 9
 # The sheet of images, in inches.
 _CELL, _MARGIN, _HEADING, _LINE = 1.6, 0.12, 0.42, 0.15
 _FEW_PIXELS = 128  # images narrower than this are enlarged without smoothing
@@ -96,21 +95,15 @@ def plot_image_sheet(easy: Sequence[Captioned], hard: Sequence[Captioned], path:
     _save(figure, path)
 
 
-def plot_exit_shares(
-    lambdas: Sequence[float],
-    shares: ArrayLike,
-    exit_blocks: Sequence[int],
-    path: str | Path,
-    title: str = "Where images exit",
+def plot_shares(
+    names: Sequence[str], shares: ArrayLike, parts: Sequence[str], path: str | Path, title: str
 ) -> None:
-    """Draw, for every λ, which share of the images leaves at which exit.
-
-    λ are drawn at equal distances in the given order, because useful ones span orders of magnitude.
+    """Draw, for every name, how it is divided into parts, as a column.
 
     Args:
-        lambdas: One for each column of bars.
-        shares: `(lambdas, exits)`, each row sums to 1.
-        exit_blocks: The block each exit follows.
+        names: One for each column.
+        shares: `(names, parts)`, each row sums to 1.
+        parts: What the shares are of.
         path: File to write; its suffix decides the format.
         title: Above the picture.
 
@@ -118,31 +111,60 @@ def plot_exit_shares(
         ValueError: If the shape of `shares` does not fit.
     """
     heights = np.asarray(shares, dtype=np.float64)
-    if heights.shape != (len(lambdas), len(exit_blocks)) or not heights.size:
-        raise ValueError(
-            f"Expected shares of {len(lambdas)} lambdas x {len(exit_blocks)} exits, got {heights.shape}."
-        )
-    figure = _new_figure(7.5, 4.0, layout="constrained")
+    if heights.shape != (len(names), len(parts)) or not heights.size:
+        raise ValueError(f"Expected shares of {len(names)} names x {len(parts)} parts, got {heights.shape}.")
+    figure = _new_figure(7.5, 4.5, layout="constrained")
     axes = figure.add_subplot()
-    colors = mpl.colormaps["viridis"](np.linspace(0.92, 0.08, len(exit_blocks)))
-    columns = np.arange(len(lambdas))
-    bottom = np.zeros(len(lambdas))
+    colors = mpl.colormaps["viridis"](np.linspace(0.92, 0.08, len(parts)))
+    columns, bottom = np.arange(len(names)), np.zeros(len(names))
     bars = []
-    for position, block in enumerate(exit_blocks):
+    for position, part in enumerate(parts):
         height = heights[:, position]
-        bars.append(
-            axes.bar(columns, height, 0.92, bottom, color=colors[position], label=f"after block {block}")
-        )
+        bars.append(axes.bar(columns, height, 0.92, bottom, color=colors[position], label=part))
         bottom += height
-    shown = columns[:: -(-len(columns) // _MAX_TICKS)]
-    axes.set_xticks(shown, [f"{lambdas[column]:.3g}" for column in shown])
+    axes.set_xticks(columns, names, rotation=90, parse_math=False)
     axes.margins(x=0.01)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(_percent)
     axes.set_title(title, parse_math=False)
-    axes.set_xlabel("λ, weight of the cost")
     axes.set_ylabel("Share of images")
     _add_legend(figure, bars[::-1])  # from top to bottom, as in the picture
+    _save(figure, path)
+
+
+def plot_numbers(
+    x: Sequence[float],
+    y: Sequence[float],
+    interval: tuple[Sequence[float], Sequence[float]],
+    lines: Mapping[str, float],
+    path: str | Path,
+    *,
+    labels: tuple[str, str],
+) -> None:
+    """Draw a number over another, with intervals, and others that do not depend on it as lines.
+
+    Args:
+        x: Positive; the axis is logarithmic.
+        y: From 0 to 1.
+        interval: Lower and upper ends.
+        lines: Name to height.
+        path: File to write; its suffix decides the format.
+        labels: Of the two axes.
+    """
+    figure = _new_figure(7.5, 4.0, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(x, y, color=_COLORS[0], marker="o", markersize=4)
+    axes.fill_between(x, *interval, color=_COLORS[0], alpha=0.18, linewidth=0)
+    for position, (name, height) in enumerate(lines.items(), start=1):
+        axes.axhline(height, color=_pick(_COLORS, position), linestyle="--", label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(_percent)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.grid(visible=True, color="0.88")
+    _add_legend(figure, axes.get_lines()[1:])
     _save(figure, path)
 
 

@@ -27,7 +27,33 @@ def test_every_method_is_there(compared):
     assert set(found["methods"]) == {"quee", "quee-paper", "static", "jei-dnn", *BASELINES}
     assert json.loads((output / "comparison.json").read_text()) == found
     assert "| oracle |" in (output / "comparison.md").read_text()
-    assert (output / "comparison.png").stat().st_size > 10_000
+    for picture in ("comparison.png", "classes.png"):
+        assert (output / picture).stat().st_size > 10_000
+    assert not (output / "clusters.png").exists()
+
+
+def test_gates_are_judged_and_classes_described(compared):
+    _, _, found = compared
+    assert set(found["gates"]) == {"quee", "quee-paper"}
+    assert [gate["exit_block"] for gate in found["gates"]["quee"]] == [1, 2]
+    assert all({"rmse", "ece", "auroc", "aurc"} <= gate.keys() for gate in found["gates"]["quee-paper"])
+    classes = found["classes"]["classes"]
+    assert sum(row["num_images"] for row in classes) == 40
+    for row in classes:
+        assert len(row["path_shares"]) == len(found["classes"]["paths"])
+        assert sum(row["path_shares"]) == pytest.approx(1, abs=1e-5)
+    mean_cost = sum(row["cost"] * row["num_images"] for row in classes) / 40
+    curve = found["methods"]["quee"]["curve"]
+    assert min(point["cost"] for point in curve) - 0.2 < mean_cost <= 1
+
+
+def test_numbers_of_clusters_are_drawn(compared, quee):
+    arguments, output, _ = compared
+    again = [*arguments, "--seeds", 1, "--methods", "clusters-2,clusters-5"]
+    result = quee(*again)
+    assert result.exit_code == 0, result.stderr
+    assert set(json.loads(result.stdout)["gates"]) == {"quee", "clusters-2", "clusters-5"}
+    assert (output / "clusters.png").stat().st_size > 10_000
 
 
 def test_nothing_beats_the_oracle(compared):
@@ -46,7 +72,9 @@ def test_the_same_command_computes_nothing_again(compared, quee):
     assert [first[0] for first, second in zip(before, after, strict=True) if first != second] == [
         "quee-1.safetensors"
     ]
-    assert set(load_file(output / "quee-1.safetensors")) == {"is_correct", "cost"}
+    kept = set(load_file(output / "quee-1.safetensors"))
+    assert kept > {"is_correct", "cost"}
+    assert all(name.startswith("gates.") for name in kept - {"is_correct", "cost"})
 
 
 def test_other_settings_start_anew(compared, quee):

@@ -1,7 +1,7 @@
 """Compare a model's gates with other ways to route it: fit all on the same images, sweep, resample."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,21 +15,25 @@ from tqdm.auto import tqdm
 
 from quee_hf.baselines import GateData, Sweep
 from quee_hf.baselines.sweep import exact_nodes
-from quee_hf.build.comparison_methods import METHODS, OWN
+from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted, OwnGates
+from quee_hf.build.comparison_pictures import draw_classes, draw_clusters, draw_comparison
 from quee_hf.build.files import UNFINISHED, write_json, write_text
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
 from quee_hf.build.roles import positions
 from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.comparison import compare_sweeps, comparison_table
+from quee_hf.diagnostics.gate_quality import describe_gates
+from quee_hf.diagnostics.report import describe_classes, rounded
 from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError, NotReadyError
+from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.plots import plot_accuracy_cost
 from quee_hf.training.exit_heads import collect_exit_features
 
+_MOST_LOST = 0.01  # of accuracy, where classes are described
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
 
 
@@ -78,7 +82,8 @@ def compare(
     """Fit every method on the validation images, `num_seeds` times, and route the test images by it.
 
     What was computed is kept in `output` and used again by the next call, as long as the model, the images
-    and the plan are the same. `comparison.json`, `.md` and `.png` are written there.
+    and the plan are the same. `comparison.json`, `.md` and `.png` are written there, and `classes.png`: which
+    paths the images of each class take. If numbers of clusters are compared, there is `clusters.png`, too.
 
     Args:
         model: With trained heads; its gates are not used, but trained anew like everything else.
@@ -107,10 +112,12 @@ def compare(
     )
     move(model, torch.device("cpu"))
     key = f"{identity} {test.fingerprint} {validation.fingerprint} {plan.gate_epochs} {library_versions()}"
-    sweeps = _sweeps(model, plan, validation, (known.routable, outputs), output, key)
+    fits = _fit_all(model, plan, validation, (known.routable, outputs), output, key)
     full_path = ~outputs.routable.is_wrong[:, exact_nodes(model.router.tree)[-1]]
+    sweeps = {name: [one.sweep for one in fitted] for name, fitted in fits.items()}
     methods = compare_sweeps(sweeps, OWN, full_path.numpy())
-    result = {
+    full_accuracy = float(full_path.double().mean())
+    result: dict[str, Any] = {
         "data": {"source": plan.data, "num_images": len(test), "fingerprint": test.fingerprint},
         "validation": {"source": plan.validation, "num_images": len(validation)},
         "num_seeds": plan.num_seeds,
@@ -118,22 +125,18 @@ def compare(
         "levels": model.level_list,
         "exit_blocks": list(model.config.exit_blocks),
         "versions": library_versions(),
-        "full_path_accuracy": float(full_path.double().mean()),
+        "full_path_accuracy": full_accuracy,
         "methods": methods,
+        "gates": _describe_own(model, fits, outputs.routable),
+        "classes": _describe_classes(model, fits, outputs.routable, full_accuracy - _MOST_LOST),
     }
     write_json(output / "comparison.json", result)
     write_text(output / "comparison.md", comparison_table(methods, OWN) + "\n")
-    _draw(result, output / "comparison.png")
+    draw_comparison(result, output / "comparison.png")
+    draw_classes(result["classes"], output / "classes.png")
+    if any(name in CLUSTER_METHODS for name in methods):
+        draw_clusters(result, output / "clusters.png")
     return result
-
-
-def _draw(result: Mapping[str, Any], path: Path) -> None:
-    curves = {
-        name: ([p["cost"] for p in found["curve"]], [p["accuracy"] for p in found["curve"]], None)
-        for name, found in result["methods"].items()
-    }
-    title = f"{result['data']['num_images']} test images, mean of {result['num_seeds']} fits"
-    plot_accuracy_cost(curves, {}, path, title)
 
 
 def _identity(model: QuEEForImageClassification) -> str:
@@ -183,21 +186,27 @@ def _outputs(
     )
 
 
-def _sweep(path: Path, key: str, run: Callable[[], Sweep]) -> Sweep:
-    return Sweep(**_cached(path, key, lambda: run()._asdict()))
+def _fit(path: Path, key: str, run: Callable[[], Fitted]) -> Fitted:
+    def make() -> dict[str, Tensor]:
+        fitted = run()
+        return {**fitted.sweep._asdict(), **fitted.gates}
+
+    tensors = _cached(path, key, make)
+    sweep = Sweep(*(tensors.pop(name) for name in Sweep._fields))
+    return Fitted(sweep, tensors)
 
 
-def _sweeps(
+def _fit_all(
     model: QuEEForImageClassification,
     plan: ComparisonPlan,
     validation: LabelledImages,
     outputs: tuple[PathOutputs, AllOutputs],
     output: Path,
     key: str,
-) -> dict[str, list[Sweep]]:
+) -> dict[str, list[Fitted]]:
     known, test = outputs
     names = list(dict.fromkeys([OWN, *plan.methods]))
-    sweeps: dict[str, list[Sweep]] = {name: [] for name in names}
+    fits: dict[str, list[Fitted]] = {name: [] for name in names}
     with tqdm(total=len(names) * plan.num_seeds, desc="Comparing", unit="fit") as bar:
         for seed in range(plan.num_seeds):
             training, stopping = (
@@ -208,6 +217,50 @@ def _sweeps(
                 bar.set_postfix_str(f"{name}, seed {seed}")
                 run = partial(METHODS[name], model, data, test, plan.gate_epochs)
                 path = output / f"{name}-{seed}.safetensors"
-                sweeps[name].append(_sweep(path, f"{key} {name} {seed}", run))
+                fits[name].append(_fit(path, f"{key} {name} {seed}", run))
                 bar.update()
-    return sweeps
+    return fits
+
+
+def _describe_own(
+    model: QuEEForImageClassification, fits: Mapping[str, list[Fitted]], outputs: PathOutputs
+) -> dict[str, list[dict[str, Any]]]:
+    """Return how well each method's gates predict errors, the mean over fits, for gates of QuEE's kind."""
+    described = {}
+    for name, fitted in fits.items():
+        method = METHODS[name]
+        if isinstance(method, OwnGates):
+            models = [method.restore(model, one.gates) for one in fitted]
+            described[name] = _mean([describe_gates(fresh, outputs) for fresh in models])
+    return described
+
+
+def _mean(found: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the mean of each number; `None` if one is missing."""
+    means = []
+    for gate in zip(*found, strict=True):
+        columns = {name: [one[name] for one in gate] for name in gate[0]}
+        means.append(
+            {
+                name: None if None in values else rounded(sum(values) / len(values))
+                for name, values in columns.items()
+            }
+        )
+        means[-1]["exit_block"] = gate[0]["exit_block"]
+    return means
+
+
+def _describe_classes(
+    model: QuEEForImageClassification, fits: Mapping[str, list[Fitted]], outputs: PathOutputs, least: float
+) -> dict[str, Any]:
+    """Return what becomes of each class at the cheapest lambda that is accurate enough, in the first fit."""
+    own = METHODS[OWN]
+    assert isinstance(own, OwnGates)
+    sweep = fits[OWN][0].sweep
+    accurate = [
+        value
+        for value, is_correct in zip(DEFAULT_LAMBDAS, sweep.is_correct, strict=True)
+        if is_correct.double().mean() >= least
+    ]
+    fresh = own.restore(model, fits[OWN][0].gates)
+    return describe_classes(fresh, outputs, max(accurate, default=0.0))

@@ -1,9 +1,11 @@
 """The ways to route that are compared: each is fitted to outputs of gate images, and routes test images."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,43 +26,79 @@ from quee_hf.routing.costs import path_costs
 from quee_hf.training.error_targets import ErrorTargets
 from quee_hf.training.gates import GATE_ARGUMENTS
 
-Run = Callable[[QuEEForImageClassification, GateData, AllOutputs, int], Sweep]
+_GATES = "gates."
 
 
-def _own(clusters: bool, features: str | None) -> Run:
-    """Return how QuEE's gates are fitted and swept."""
+class Fitted(NamedTuple):
+    """What a fitted method gives test images; and, if they are of QuEE's kind, its gates' tensors."""
 
-    def run(model: QuEEForImageClassification, data: GateData, test: AllOutputs, num_epochs: int) -> Sweep:
-        fields = {} if features is None else {"gate_features": features}
+    sweep: Sweep
+    gates: Mapping[str, Tensor]
+
+
+Run = Callable[[QuEEForImageClassification, GateData, AllOutputs, int], Fitted]
+
+
+@dataclass(frozen=True)
+class OwnGates:
+    """How QuEE's gates are fitted.
+
+    Args:
+        features: Of `GATE_FEATURES`; those of the model if not given.
+        has_clusters: Whether gates learn error rates of clusters, as in the paper, or each image's outcome.
+        num_clusters: Of them; chosen by calibration error if not given.
+    """
+
+    features: str | None = None
+    has_clusters: bool = False
+    num_clusters: int | None = None
+
+    def __call__(
+        self, model: QuEEForImageClassification, data: GateData, test: AllOutputs, num_epochs: int
+    ) -> Fitted:
+        """Fit gates anew, and route the test images at each of `DEFAULT_LAMBDAS`."""
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
             set_seed(data.seed)
-            fresh = rebuild(model, **fields)
+            fresh = self._fresh(model)
             training, targets = data.training, ErrorTargets.outcomes()
-            if clusters:  # other images than gates are trained on
+            if self.has_clusters:  # other images than gates are trained on
                 order = torch.randperm(len(training)).tensor_split(2)
-                targets = ErrorTargets.fit(fresh, training.select(order[0]), seed=data.seed)
+                targets = ErrorTargets.fit(
+                    fresh, training.select(order[0]), num_clusters=self.num_clusters, seed=data.seed
+                )
                 training = training.select(order[1])
             schedule = Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], data.seed)
             parts = (training, data.stopping)
             fit_gates(fresh, parts, schedule, Path(folder) / "checkpoints", targets=targets)
-        return as_sweep(route_images(fresh, test.routable, DEFAULT_LAMBDAS))
+        sweep = as_sweep(route_images(fresh, test.routable, DEFAULT_LAMBDAS))
+        tensors = {name: value for name, value in fresh.state_dict().items() if name.startswith(_GATES)}
+        return Fitted(sweep, tensors)
 
-    return run
+    def restore(
+        self, model: QuEEForImageClassification, gates: Mapping[str, Tensor]
+    ) -> QuEEForImageClassification:
+        """Return a model with gates that were fitted before."""
+        fresh = self._fresh(model)
+        fresh.load_state_dict(gates, strict=False)
+        return fresh
+
+    def _fresh(self, model: QuEEForImageClassification) -> QuEEForImageClassification:
+        return rebuild(model, **({} if self.features is None else {"gate_features": self.features}))
 
 
-def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
+def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
     """Run the whole network at each single level."""
     costs = path_costs(uniform_paths(model), segment_costs(model.config))
     is_correct = ~test.uniform.is_wrong.T
-    return Sweep(is_correct, costs[:, None].expand(-1, is_correct.shape[1]))
+    return Fitted(Sweep(is_correct, costs[:, None].expand(-1, is_correct.shape[1])), {})
 
 
-def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
+def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
     """Train heads and gates together, once for each price."""
     settings, routable = [], test.routable
     if routable.pooled is None:  # one exit: there is nothing to leave
         nodes = torch.tensor(exact_nodes(model.router.tree))[:, None].expand(-1, len(routable))
-        return leave_at(nodes, routable, model.router.costs)
+        return Fitted(leave_at(nodes, routable, model.router.costs), {})
     for price in tqdm(LAMBDAS, desc="Training jei-dnn", unit="price", leave=False):
         twin = rebuild(model)
         compute = partial(_head_logits, twin)
@@ -70,7 +108,7 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
         with torch.inference_mode():
             logits = compute(routable.pooled)
             settings.append((logits, gates(logits)))
-    return leave_by_gates(settings, model.router, routable)
+    return Fitted(leave_by_gates(settings, model.router, routable), {})
 
 
 def _head_logits(model: QuEEForImageClassification, pooled: Tensor) -> Tensor:
@@ -79,17 +117,21 @@ def _head_logits(model: QuEEForImageClassification, pooled: Tensor) -> Tensor:
 
 
 def _baseline(fit: Fit) -> Run:
-    def run(_model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Sweep:
-        return fit(data)(test.routable)
+    def run(_model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
+        return Fitted(fit(data)(test.routable), {})
 
     return run
 
 
 OWN = "quee"
+_PAPERS = OwnGates(features="probabilities", has_clusters=True)
 METHODS: dict[str, Run] = {
-    OWN: _own(clusters=False, features=None),
-    "quee-paper": _own(clusters=True, features="probabilities"),
+    OWN: OwnGates(),
+    "quee-paper": _PAPERS,
     "static": _static,
     "jei-dnn": _joint,
     **{name: _baseline(fit) for name, fit in BASELINES.items()},
 }
+DEFAULT_METHODS = tuple(METHODS)
+CLUSTER_METHODS = {f"clusters-{count}": count for count in (2, 5, 10, 20, 40, 70)}
+METHODS |= {name: replace(_PAPERS, num_clusters=count) for name, count in CLUSTER_METHODS.items()}

@@ -33,7 +33,10 @@ def compare(
     ] = Path("comparison"),
     methods: Annotated[
         str | None,
-        typer.Option(help="Names joined by commas, such as max-probability,oracle; all if not given."),
+        typer.Option(
+            help="Names joined by commas, such as max-probability,oracle; all if not given. Only if named:"
+            " clusters-2, -5, -10, -20, -40, -70, the paper's gates with so many clusters."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="How often each method is fitted, on other divisions.")] = 3,
     gate_epochs: Annotated[int, typer.Option(help="Most epochs for the gates; they stop early.")] = 40,
@@ -54,9 +57,9 @@ def compare(
 
         quee compare run/model --data photos/test --validation photos/unseen --output comparison
     """
-    from quee_hf.build.comparison_methods import METHODS
+    from quee_hf.build.comparison_methods import DEFAULT_METHODS
 
-    chosen = tuple(METHODS) if methods is None else tuple(name.strip() for name in methods.split(","))
+    chosen = DEFAULT_METHODS if methods is None else tuple(name.strip() for name in methods.split(","))
     fields = {"data": data, "validation": validation, "methods": chosen, "num_seeds": seeds}
     fields |= {"gate_epochs": gate_epochs, "match_labels": match_labels, "batch_size": batch_size}
     with library_output_on_stderr():

@@ -116,6 +116,37 @@ def _describe(model: QuEEForImageClassification, paths: list[Path], is_wrong: Te
     ]
 
 
+def describe_classes(
+    model: QuEEForImageClassification, outputs: PathOutputs, cost_lambda: float
+) -> dict[str, Any]:
+    """Return what becomes of the images of each class at one lambda.
+
+    Returns:
+        `paths`, those that any image takes, and for each of `classes` with images how many there are, their
+        accuracy and mean cost, and which share takes each of the paths.
+    """
+    routes = replay(model, outputs, torch.full((len(outputs),), float(cost_lambda)))
+    is_correct = routes.logits.argmax(dim=-1) == outputs.labels
+    costs = model.router.costs.cpu()[routes.node]
+    nodes, taken = routes.node.unique(return_inverse=True)
+    classes = []
+    for label, name in enumerate(model.config.class_names):
+        members = outputs.labels == label
+        if not members.any():
+            continue
+        shares = torch.bincount(taken[members], minlength=len(nodes)) / members.sum()
+        classes.append(
+            {
+                "class": name,
+                **describe_accuracy(is_correct[members]),
+                "cost": rounded(costs[members].double().mean()),
+                "path_shares": [rounded(share) for share in shares],
+            }
+        )
+    paths = [[model.level_list[level] for level in model.paths[node]] for node in nodes.tolist()]
+    return {"cost_lambda": float(cost_lambda), "paths": paths, "classes": classes}
+
+
 def name_paths(config: QuEEConfig, paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Return each path's levels, the block after which it leaves, and its cost."""
     return [

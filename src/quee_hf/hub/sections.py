@@ -21,14 +21,22 @@ def shown_points(config: QuEEConfig) -> list[dict[str, Any]]:
         The points as in the config, each with `low` and `high`, the ends of its accuracy's interval.
     """
     shown: list[dict[str, Any]] = []
-    for point in config.operating_points or ():
-        is_default = point["cost_lambda"] == config.cost_lambda
+    for point in _differing(config.operating_points or (), config.cost_lambda):
+        count = point.get("num_images", 0)
+        ends = (point["accuracy"],) * 2
+        if count:
+            ends = wilson_interval(round(point["accuracy"] * count), count)
+        shown.append({**point, "num_images": count, "low": ends[0], "high": ends[1]})
+    return shown
+
+
+def _differing(points: Sequence[Mapping[str, Any]], default: float | None) -> list[Mapping[str, Any]]:
+    """Return the points that differ in cost from the one before, and the default."""
+    shown: list[Mapping[str, Any]] = []
+    for point in points:
+        is_default = point["cost_lambda"] == default
         if is_default or not shown or abs(point["cost"] - shown[-1]["cost"]) >= _SMALLEST_STEP:
-            count = point.get("num_images", 0)
-            ends = (point["accuracy"],) * 2
-            if count:
-                ends = wilson_interval(round(point["accuracy"] * count), count)
-            shown.append({**point, "num_images": count, "low": ends[0], "high": ends[1]})
+            shown.append(point)
     return shown
 
 
@@ -119,7 +127,8 @@ def _test(config: QuEEConfig, _repo_id: str | None) -> str:
     if not test:
         return ""
     rows = [
-        [f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", _accuracy(point)] for point in test["points"]
+        [f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", _accuracy(point)]
+        for point in _differing(test["points"], config.cost_lambda)
     ]
     return (
         f"## On test images\n\n{test['num_images']} images of {test['data']}, which nothing was fitted to or"

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -15,6 +14,9 @@ from quee_hf.diagnostics.calibration import expected_calibration_error
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.modeling import QuEEForImageClassification
 
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
+
 CANDIDATE_CLUSTERS = (5, 10, 20, 40, 70)
 
 
@@ -22,7 +24,7 @@ CANDIDATE_CLUSTERS = (5, 10, 20, 40, 70)
 class PathClusters:
     """K-means clusters of one path's class probabilities, with each cluster's share of wrong images."""
 
-    kmeans: KMeans
+    kmeans: "KMeans"
     error: Tensor  # (clusters,), float32
 
     def targets(self, probabilities: Tensor) -> Tensor:
@@ -125,6 +127,8 @@ def choose_num_clusters(
 
 
 def _fit_clusters(outputs: PathOutputs, num_clusters: int, seed: int) -> list[PathClusters]:
+    from sklearn.cluster import KMeans  # with pandas a quarter of the time to import quee_hf
+
     clusters, probabilities = [], outputs.probabilities
     for path, is_wrong in enumerate(outputs.is_wrong.T):
         kmeans = KMeans(num_clusters, init="random", n_init=10, random_state=seed)
