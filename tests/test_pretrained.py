@@ -62,6 +62,16 @@ def model():
 
 class TestRoundTrip:
     @every_variant
+    def test_buffers_that_files_do_not_hold_are_there(self, variant: Variant, tmp_path):
+        model = wrap(variant.build(), levels=[8, 4])
+        quantize_fast(model)
+        model.save_pretrained(tmp_path)
+        buffers = dict(from_pretrained(tmp_path).named_buffers())
+        assert buffers.keys() == dict(model.named_buffers()).keys()
+        for name, buffer in model.named_buffers():
+            assert torch.equal(buffers[name], buffer), name
+
+    @every_variant
     @pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"], ids=["whole", "sharded"])
     def test_same_tensors_and_same_results(self, variant: Variant, max_shard_size, tmp_path):
         model = routable(variant)

@@ -12,7 +12,6 @@ from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
@@ -63,6 +62,14 @@ class QuEEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ErrorPredictor):
             init.copy_(module.path_codes, torch.tensor(module.code_rows))
 
+    def _rebuild_buffers(self) -> None:
+        """Rebuild the buffers that files do not hold, on the CPU."""
+        for module in self.modules():
+            if names := module._non_persistent_buffers_set:
+                for name in names:
+                    setattr(module, name, torch.empty_like(module.get_buffer(name), device="cpu"))
+                self._init_weights(module)
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing: after it, every save would copy this package's source beside the weights."""
@@ -86,14 +93,15 @@ class QuEEPreTrainedModel(PreTrainedModel):
             config, kwargs = QuEEConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
         files, is_plain = weight_files(source, **hub_options), not model_args and _is_plain(config, kwargs)
         with checked_downloads(files):
-            # transformers makes a model of its own: then only the shapes of this one matter.
-            with no_init_weights() if is_plain else torch.device("meta"):
+            # Only its shapes matter: weights are assigned, or transformers makes a model of its own.
+            with torch.device("meta"):
                 model = cls(copy.deepcopy(config))
             expected = model.state_dict()
             check_weight_files(files, expected)
             if is_plain:
                 # All is checked, and transformers takes a tenth of a millisecond for each tensor.
                 model.load_state_dict(read_weights(files, expected), assign=True)
+                model._rebuild_buffers()
                 model.config.name_or_path = model.name_or_path = str(source)
                 model.train(False)
                 model.freeze_backbone()

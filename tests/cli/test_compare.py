@@ -57,7 +57,9 @@ def test_numbers_of_clusters_are_drawn(compared, quee):
 
 
 def test_nothing_beats_the_oracle(compared):
+    """But what has heads of its own."""
     areas = {name: method["area"]["value"] for name, method in compared[2]["methods"].items()}
+    del areas["jei-dnn"]
     assert areas["oracle"] == pytest.approx(max(areas.values()))
 
 
