@@ -15,8 +15,9 @@ def hub():
         yield hub
 
 
-def push(hub, folder, *arguments, token=TOKEN):
+def push(hub, folder, *arguments, token=TOKEN, **environment):
     settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder), "HF_TOKEN": token}
+    settings |= environment
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     command = [sys.executable, "-c", "from quee_hf.cli import main; main()", "push", *map(str, arguments)]
     return subprocess.run(
@@ -53,6 +54,12 @@ def test_a_wrong_token_is_said_in_one_line(built, hub, tmp_path):
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("quee: error: Cannot push to org/other")
     assert "Invalid user token" in message
+
+
+def test_offline_is_said_in_one_line(built, hub, tmp_path):
+    done = push(hub, tmp_path, built / "model", "org/offline", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    assert "quee: error: Cannot push to org/offline" in done.stderr.strip().splitlines()[-1]
 
 
 def test_pull_request(built, hub, tmp_path):

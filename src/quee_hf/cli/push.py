@@ -43,7 +43,7 @@ def push(
 def _push(
     folder: Path, repo: str, private: bool, revision: str | None, message: str | None, create_pr: bool
 ) -> str:
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     from quee_hf.cli.loading import check_repo_id, load_model
@@ -67,6 +67,6 @@ def _push(
             revision=revision,
             create_pr=create_pr,
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
         raise QuEEError(f"Cannot push to {repo}: {one_line(error)}") from error
     return str(commit.pr_url if create_pr else commit.commit_url)
