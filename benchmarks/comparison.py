@@ -1,8 +1,8 @@
 """Compare QuEE's gates with every baseline on the real models and images that `QUEE_ASSETS` points to.
 
 Run: `python benchmarks/comparison.py [dinov2-cifar10] [clip-tinyimagenet]`. Each model is built at 6, 5 and 4
-bits into `runs/comparison/`, and compared there with `quee compare`, three times anew; an interrupted run goes
-on. Writes `docs/results/<name>.md` and its pictures.
+bits into `runs/comparison/` and compared there with `quee compare`, three times anew; an interrupted run
+goes on. Writes `docs/results/<name>.md` and its pictures.
 """
 
 import argparse
@@ -64,32 +64,31 @@ def describe(result: Mapping[str, Any]) -> str:
         f"{level} bits {point['accuracy']:.2%} at {point['cost']:.3f}"
         for level, point in zip(result["levels"], static, strict=True)
     )
-    return f"""# {result["title"]}: gates compared
-
-Written by `python benchmarks/comparison.py {result["name"]}`, with {versions}.
-
-{result["data"]["num_images"]} test images; exits after blocks {_joined(result["exit_blocks"])}, heads `{HEAD}`, levels
-{_joined(result["levels"])}, costs by `{result["cost_model"]}` relative to the whole network at {result["levels"][0]} bits. Gates and
-baselines learnt from {result["validation"]["num_images"]} images that the backbone had not seen, {result["num_seeds"]} times on other
-divisions; intervals (95 %) are over test images and fits. Area: mean accuracy over budgets from 0.2 to 1.
-
-Full path: {result["full_path_accuracy"]:.2%}. Whole network: {widths}.
-
-![Accuracy over cost]({result["name"]}-comparison.png)
-
-{result["table"]}
-## Gates
-
-How well gates predict the error of leaving at once, on test images, the mean over fits; RMSE is to outcomes, over all paths.
-
-{_gates(result["gates"])}
-
-## Classes
-
-At λ = {result["classes"]["cost_lambda"]:g}, the cheapest that loses at most a point in the first fit:
-
-![Paths by class]({result["name"]}-classes.png)
-"""
+    data, classes = result["data"], result["classes"]
+    setting = (
+        f"{data['num_images']} test images; exits after blocks {_joined(result['exit_blocks'])}, heads"
+        f" `{HEAD}`, levels {_joined(result['levels'])}; costs by `{result['cost_model']}`, relative to the whole"
+        f" network at {result['levels'][0]} bits. Gates and baselines learnt from"
+        f" {result['validation']['num_images']} images that the backbone had not seen,"
+        f" {result['num_seeds']} times on other divisions; intervals (95 %) are over test images and fits."
+        " Area: mean accuracy over budgets from 0.2 to 1."
+    )
+    parts = [
+        f"# {result['title']}: gates compared",
+        f"Written by `python benchmarks/comparison.py {result['name']}`, with {versions}.",
+        setting,
+        f"Full path: {result['full_path_accuracy']:.2%}. Whole network: {widths}.",
+        f"![Accuracy over cost]({result['name']}-comparison.png)",
+        result["table"].strip(),
+        "## Gates",
+        "How well gates predict the error of leaving at once, on test images, the mean over fits; RMSE is to"
+        " outcomes, over all paths.",
+        _gates(result["gates"]),
+        "## Classes",
+        f"At λ = {classes['cost_lambda']:g}, the cheapest that loses at most a point in the first fit:",
+        f"![Paths by class]({result['name']}-classes.png)",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _joined(values: Sequence[object]) -> str:
