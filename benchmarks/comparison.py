@@ -67,8 +67,8 @@ def describe(result: Mapping[str, Any]) -> str:
     data, classes = result["data"], result["classes"]
     setting = (
         f"{data['num_images']} test images; exits after blocks {_joined(result['exit_blocks'])}, heads"
-        f" `{HEAD}`, levels {_joined(result['levels'])}; costs by `{result['cost_model']}`, relative to the whole"
-        f" network at {result['levels'][0]} bits. Gates and baselines learnt from"
+        f" `{HEAD}`, levels {_joined(result['levels'])}; costs by `{result['cost_model']}`, relative to the"
+        f" whole network at {result['levels'][0]} bits. Gates and baselines learnt from"
         f" {result['validation']['num_images']} images that the backbone had not seen,"
         f" {result['num_seeds']} times on other divisions; intervals (95 %) are over test images and fits."
         " Area: mean accuracy over budgets from 0.2 to 1."
