@@ -1,5 +1,6 @@
 """Every block of Python in the documents runs, as a reader would run it: one after the other, in a folder with data."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.hub.loopback import TOKEN, loopback_hub
 from tests.tiny import PROJECTION_SIZE, VARIANTS, images, randomize
 from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -97,6 +99,42 @@ def test_blocks_run(path, folder):
     namespace = given()
     for number, code in enumerate(blocks(path.read_text(encoding="utf-8")), start=1):
         exec(compile(code, f"{path.name}, block {number}", "exec"), namespace)
+
+
+def test_the_block_that_pushes_runs(folder):
+    """What needs an account, against a Hub on loopback."""
+    text = (REPOSITORY / "docs" / "hub.md").read_text(encoding="utf-8")
+    (code,) = [code for skip, code in _BLOCK.findall(text) if skip]
+    source = str(folder / "quickstart-output" / "model")
+    given = (
+        "from transformers import AutoImageProcessor; from quee_hf import QuEEForImageClassification\n"
+        f"model = QuEEForImageClassification.from_pretrained({source!r})\n"
+        f"processor = AutoImageProcessor.from_pretrained({source!r}, backend='pil')\n"
+    )
+    with loopback_hub() as hub:
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+        }
+        environment = {**os.environ, **settings, "HF_HOME": str(folder / "home")}
+        subprocess.run([sys.executable, "-c", given + code], env=environment, check=True, timeout=300)
+        assert {"model.safetensors", "preprocessor_config.json"} <= hub.files("my-name/quee-vit").keys()
+
+
+@pytest.mark.parametrize("exits", [[6], [2, 6]], ids=["quantized", "untrained"])
+def test_the_block_of_a_card_without_gates_runs(exits, folder):
+    model = QuEEForImageClassification.from_backbone(small_vit(6), exit_blocks=exits, levels=[8, 4])
+    quantize(model, images(4, _SIZE))
+    model.save_pretrained(folder / "model")
+    ViTImageProcessorPil.from_pretrained(folder / "quickstart-output" / "model").save_pretrained(
+        folder / "model"
+    )
+    (code,) = blocks(render_card(model.config, "org/quee-vit"))
+    assert "path=[" in code
+    (folder / "image.png").write_bytes((folder / "quickstart-output" / "digit.png").read_bytes())
+    exec(code.replace("org/quee-vit", "model"), {})
 
 
 def test_the_block_of_a_card_runs(routed, folder):

@@ -1,6 +1,7 @@
 """`QuEEConfig`: everything needed to rebuild a QuEE model from its weights."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 from huggingface_hub.dataclasses import strict
@@ -198,6 +199,12 @@ class QuEEConfig(PreTrainedConfig):
         self.record = (
             {key: self.record[key] for key in self.record if key != "measured"} if self.record else None
         )
+
+    def forget_roles(self, names: Sequence[str]) -> None:
+        """Drop which images played some roles: others have, or will."""
+        record = dict(self.record or {})
+        kept = [role for role in record.pop("roles", ()) if role["role"] not in names]
+        self.record = {**record, **({"roles": kept} if kept else {})} or None
 
     def validate_format(self) -> None:
         """The format is one that this version reads."""

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
+from quee_hf.checkpoints import check_processor
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import BadImageError
 from quee_hf.execution.operating_points import lambda_for_cost
@@ -86,6 +87,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if (folder := getattr(self.model, "source_folder", None)) is not None:
+            check_processor(folder)
         self.image_processor = _on_pil_backend(self.image_processor)
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:

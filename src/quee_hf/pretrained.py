@@ -18,6 +18,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from quee_hf.checkpoints import (
     HUB_OPTIONS,
     atomic_directory,
+    check_cached_config,
     check_savable,
     check_weight_files,
     checked_downloads,
@@ -52,6 +53,7 @@ class QuEEPreTrainedModel(PreTrainedModel):
     # Must start no key of the state dict: transformers strips or adds it where it matches keys.
     base_model_prefix = "quee"
     main_input_name = "pixel_values"
+    source_folder: Path | None = None  # where the files are that the weights were loaded from
     input_modalities = ["image"]  # noqa: RUF012 - the type transformers declares
     _no_split_modules = ["Block"]  # noqa: RUF012
 
@@ -90,7 +92,11 @@ class QuEEPreTrainedModel(PreTrainedModel):
             del kwargs["dtype"]  # the saved one, which is the default; the config would take it for a dtype
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         if (config := kwargs.pop("config", None)) is None:
-            config, kwargs = QuEEConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+            try:
+                config, kwargs = QuEEConfig.from_pretrained(source, return_unused_kwargs=True, **kwargs)
+            except OSError:
+                check_cached_config(source, **hub_options)
+                raise
         files, is_plain = weight_files(source, **hub_options), not model_args and _is_plain(config, kwargs)
         with checked_downloads(files):
             # Only its shapes matter: weights are assigned, or transformers makes a model of its own.
@@ -104,12 +110,15 @@ class QuEEPreTrainedModel(PreTrainedModel):
                 model._rebuild_buffers()
                 model.config.name_or_path = model.name_or_path = str(source)
                 model.train(False)
+                model.source_folder = Path(files[0]).parent
                 model.freeze_backbone()
                 return model
             kwargs = {**kwargs, **hub_options, "config": config, "use_safetensors": True}
             loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
         # Loading makes every float parameter trainable again.
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_backbone()
+        made = loaded[0] if isinstance(loaded, tuple) else loaded
+        made.source_folder = Path(files[0]).parent
+        made.freeze_backbone()
         return loaded
 
     def freeze_backbone(self) -> None:

@@ -55,7 +55,7 @@ def test_options_overrule_it(quee, built, tmp_path):
         ("exits: [", "cannot read"),
         ("[1, 2]", "must hold options"),
         ("exit: [1]", "has exit, which no option is called"),
-        ("output: here", "has output, which no option is called"),
+        ("output: here", "has output, which belongs on the command line"),
     ],
 )
 def test_bad_files_are_refused(quee, tmp_path, content, complaint):

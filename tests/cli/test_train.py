@@ -76,6 +76,15 @@ def test_images_must_not_play_two_roles(heads, root, tmp_path, quee):
     assert not (tmp_path / "out").exists()
 
 
+def test_gates_do_not_learn_from_images_that_heads_have_learnt(heads, root, tmp_path, quee):
+    unseen = write_images(tmp_path / "unseen", 60, seed=9)
+    for train, validation in ((root / "train", unseen), (unseen, root / "train")):
+        arguments = ["train-gates", heads[1], "--train", train, "--validation", validation]
+        result = quee(*arguments, "--output", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "train holds images that the model was made with (head training" in result.stderr
+
+
 def test_an_existing_output_is_not_touched(built, root, tmp_path, quee):
     (tmp_path / "mine.txt").write_text("mine")
     result = quee("train-heads", built / "model", "--train", root / "train", "--output", tmp_path)

@@ -216,6 +216,44 @@ print(QuEEForImageClassification.from_pretrained({REPO!r}).config.cost_model)
     assert run(tmp_path, hub, load) == "bitops"
 
 
+@pytest.mark.parametrize("is_json", [True, False], ids=["plausible", "broken"])
+def test_changed_image_processor_is_refused_and_not_kept(hub, tmp_path, is_json):
+    load = f"""
+import quee_hf
+from transformers import pipeline
+print(pipeline("image-classification", model={REPO!r}).image_processor.rescale_factor)
+"""
+
+    def change(data):
+        return data.replace(b"0.00392", b"0.90392") if is_json else b"{" + data
+
+    expected = run(tmp_path, hub, load)
+    (blob,) = {path.resolve() for path in tmp_path.rglob("preprocessor_config.json")}
+    blob.write_bytes(change(blob.read_bytes()))
+    message = run(tmp_path, hub, load, fails=True)
+    if is_json:
+        assert "IncompatibleCheckpointError: preprocessor_config.json is not the file" in message
+        assert run(tmp_path, hub, load) == expected
+    else:
+        assert "not a valid JSON file" in message
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_json_that_was_broken_is_fetched_anew(hub, saved, tmp_path, name):
+    repo = "org/sharded"
+    if repo not in hub.repositories:
+        code = f'model.save_pretrained("sharded", push_to_hub=True, repo_id={repo!r}, max_shard_size="20KB")'
+        run(tmp_path, hub, pushing(saved, code), HF_TOKEN=TOKEN)
+    load = f"import quee_hf; quee_hf.QuEEForImageClassification.from_pretrained({repo!r}); print('loaded')"
+    hub.tamper(name, lambda data: b"[" + data[1:])
+    try:
+        message = run(tmp_path, hub, load, fails=True)
+    finally:
+        hub.restore()
+    assert f"IncompatibleCheckpointError: {name} is not the file" in message
+    assert run(tmp_path, hub, load) == "loaded"
+
+
 class TestRemoteCode:
     def load(self, blocked: bool) -> str:
         block = "import sys; sys.modules['quee_hf'] = None" if blocked else ""

@@ -74,13 +74,21 @@ def record_test(
     config.record = {**record, "measured": {**record.get("measured", {}), "test": test}}
 
 
-def check_unused(config: QuEEConfig, images: LabelledImages, source: str) -> None:
-    """Raise `BadDatasetError` if images played a role already, as far as the sketches of roles can tell."""
+def check_unused(config: QuEEConfig, images: LabelledImages, source: str, *, prefix: str = "") -> None:
+    """Raise `BadDatasetError` if images played a role already, as far as the sketches of roles can tell.
+
+    Args:
+        config: Of the model.
+        images: To be used.
+        source: Of them.
+        prefix: With which the roles that matter begin.
+    """
     digests, roles = _short_digests(images), (config.record or {}).get("roles", ())
-    if known := [role["role"] for role in roles if digests & set(role.get("sketch", "").split())]:
+    known = [role["role"] for role in roles if digests & set(role.get("sketch", "").split())]
+    if known := [role for role in known if role.startswith(prefix)]:
         raise BadDatasetError(
-            f"{source} holds images that the model was made with ({', '.join(known)}): results on them are"
-            " no test."
+            f"{source} holds images that the model was made with ({', '.join(known)}): on them it does better"
+            " than on others."
         )
 
 

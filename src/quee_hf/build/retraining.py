@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
-from quee_hf.build.records import describe_roles, record_measurements, record_roles
+from quee_hf.build.records import check_unused, describe_roles, record_measurements, record_roles
 from quee_hf.build.roles import OPERATING_POINTS, Parts, divide
 from quee_hf.build.training import Schedule, fit_gates, fit_heads
 from quee_hf.data import LabelledImages, count_shared_images
@@ -102,6 +102,8 @@ def retrain_gates(
     train, validation = (read_matching(source, model, plan, say) for source in (plan.train, plan.validation))
     if shared := count_shared_images(train, validation):
         raise BadDatasetError(f"{shared} of the validation images are among those to learn from.")
+    for images, source in ((train, plan.train), (validation, plan.validation)):
+        check_unused(model.config, images, source, prefix="head")
     parts, measuring = _divide(train, "gates", plan), {OPERATING_POINTS: validation}
     move(model, choose_device(plan.device))
     outputs, held_out, measured = (

@@ -30,6 +30,7 @@ def load_model(source: str, device: str, revision: str = "main") -> LoadedModel:
     from quee_hf.build.ingredients import choose_device
     from quee_hf.build.rebuild import move
     from quee_hf.build.source import is_local
+    from quee_hf.checkpoints import check_processor
     from quee_hf.modeling import QuEEForImageClassification
 
     _check_folder(source, is_local=is_local(source))
@@ -39,6 +40,8 @@ def load_model(source: str, device: str, revision: str = "main") -> LoadedModel:
         processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
     except OSError as error:
         raise QuEEError(f"Cannot load {source}: {one_line(error)}") from error
+    if model.source_folder is not None:
+        check_processor(model.source_folder)
     move(model, target)
     return LoadedModel(model, processor)
 

@@ -43,6 +43,7 @@ def push(
 def _push(
     folder: Path, repo: str, private: bool, revision: str | None, message: str | None, create_pr: bool
 ) -> str:
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
@@ -68,5 +69,6 @@ def _push(
             create_pr=create_pr,
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.HTTPError) as error:
-        raise QuEEError(f"Cannot push to {repo}: {one_line(error)}") from error
+        hint = "" if get_token() else " Log in with `hf auth login`, or set HF_TOKEN."
+        raise QuEEError(f"Cannot push to {repo}: {one_line(error)}{hint}") from error
     return str(commit.pr_url if create_pr else commit.commit_url)

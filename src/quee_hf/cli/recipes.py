@@ -9,6 +9,7 @@ import typer
 import yaml
 
 _SHIPPED = Path(__file__).parents[1] / "recipes"
+_OF_THE_COMMAND = {"recipe", "output", "json", "as_json", "debug"}
 _JOINED = ("exits", "levels")  # lists that the command line writes with commas
 _PAIRED = {"ptq_options": "ptq_option", "keep": "keep"}  # mappings that it writes as key=value
 
@@ -33,7 +34,9 @@ def use_recipe(context: typer.Context, value: str | None) -> str | None:
     recipe = _read(value)
     known = {parameter.name for parameter in context.command.params if parameter.name}
     defaults = {name: text for key, item in recipe.items() for name, text in _as_option(key, item)}
-    if unknown := sorted(set(defaults) - (known - {"recipe", "output", "as_json", "debug"})):
+    if fixed := sorted(set(defaults) & _OF_THE_COMMAND):
+        raise typer.BadParameter(f"{value} has {', '.join(fixed)}, which belongs on the command line")
+    if unknown := sorted(set(defaults) - known):
         raise typer.BadParameter(f"{value} has {', '.join(unknown)}, which no option is called")
     context.default_map = {**(context.default_map or {}), **defaults}
     return value

@@ -114,6 +114,8 @@ def _fetch_card(api: HfApi, repo_id: str, revision: str | None) -> bytes:
 
 def _stated_licence(card: bytes) -> str | None:
     """Return the licence that was chosen when a repository was made on the website."""
+    if not card:
+        return None
     try:
         stated = ModelCard(card.decode("utf-8", errors="replace"), ignore_metadata_errors=True).data
     except (ValueError, YAMLError):  # not YAML at all

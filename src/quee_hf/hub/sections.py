@@ -116,10 +116,15 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     header = ["cost_lambda", "mean cost", "accuracy (95 %)", "share of images per exit"]
     return (
         "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
-        f"Measured on {points[0]['num_images']} images that were used for nothing else but to choose the"
-        " default. Other images cost and err differently: these are measurements, not guarantees.\n\n"
-        + _table(header, rows)
+        f"Measured on {points[0]['num_images']} images{_used(config)}. Other images cost and err differently:"
+        f" these are measurements, not guarantees.\n\n{_table(header, rows)}"
     )
+
+
+def _used(config: QuEEConfig) -> str:
+    """Say what is known of the images of the operating points."""
+    known = {role["role"] for role in (config.record or {}).get("roles", ())}
+    return " used for nothing else but to choose the default" if "operating points" in known else ""
 
 
 def _test(config: QuEEConfig, _repo_id: str | None) -> str:
@@ -130,9 +135,10 @@ def _test(config: QuEEConfig, _repo_id: str | None) -> str:
         [f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", _accuracy(point)]
         for point in _differing(test["points"], config.cost_lambda)
     ]
-    return (
-        f"## On test images\n\n{test['num_images']} images of {test['data']}, which nothing was fitted to or"
-        " chosen by here.\n\n" + _table(["cost_lambda", "mean cost", "accuracy (95 %)"], rows)
+    is_known = any(role["role"] == "gate training" for role in (config.record or {}).get("roles", ()))
+    used = "none of those that it was made with" if is_known else "what it was made with is not recorded"
+    return f"## On test images\n\n{test['num_images']} images of {test['data']}; {used}.\n\n" + _table(
+        ["cost_lambda", "mean cost", "accuracy (95 %)"], rows
     )
 
 
@@ -204,15 +210,18 @@ def _roles(config: QuEEConfig, _repo_id: str | None) -> str:
     if not roles:
         return ""
     rows = [[role["role"], str(role["num_images"]), role["source"]] for role in roles]
-    return f"## Which images played which role\n\n{_table(['role', 'images', 'source'], rows)}"
+    note = ""
+    if config.scheme is not None and any(role["role"] == "calibration images" for role in roles):
+        note = f"\n\nOf the calibration images, {config.scheme.num_images} were used."
+    return f"## Which images played which role\n\n{_table(['role', 'images', 'source'], rows)}{note}"
 
 
 def _limits(config: QuEEConfig, _repo_id: str | None) -> str:
     lines = ["- The classes and the kind of images are those of the model that it was made from."]
     if config.quantization is not None:
         lines.append(
-            "- Integer levels are computed exactly as integer kernels would; fewer bits save time only where"
-            " such kernels are used."
+            "- Integer levels are computed exactly as integer kernels would, in floating point: costs in"
+            " BitOPs fall with the bits, time does not yet."
         )
     if config.operating_points and not config.certificates:
         lines.append("- No loss of accuracy is guaranteed at any operating point.")

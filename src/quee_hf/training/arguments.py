@@ -9,6 +9,9 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 _STILL_TRAINED = {"heads": set[str](), "gates": {"heads"}}  # when a part is trained
+# Whose images are other ones afterwards.
+_GATE_ROLES = ("error clusters", "gate training", "gate early stopping", "operating points")
+_ROLES = {"heads": ("head training", "head early stopping", *_GATE_ROLES), "gates": _GATE_ROLES}
 _MEASURED = ("trained_parts", "operating_points", "certificates", "cost_lambda", "record")
 
 
@@ -63,6 +66,7 @@ def marked_as_trained(model: Any, part: str, has_changed: Callable[[], bool]) ->
     before = {name: getattr(config, name) for name in _MEASURED}
     kept = {*config.trained_parts} & _STILL_TRAINED[part]
     config.forget_measurements()
+    config.forget_roles(_ROLES[part])
     config.trained_parts = sorted({*kept, part})
     try:
         yield
