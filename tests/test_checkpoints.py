@@ -436,7 +436,17 @@ class TestCheckedDownloads:
         assert not link.is_symlink()
         assert not blob.exists()
 
-    @pytest.mark.parametrize("name", ["a" * 40, "model.safetensors"])
+    def test_small_files_are_named_as_git_does(self, tmp_path):
+        """`printf data | git hash-object --stdin`."""
+        link, blob = self.cached(tmp_path, b"data", name="6320cd248dd8aeaab759d5871f8781b5c0505172")
+        with checked_downloads([str(link)]):
+            pass
+        blob.write_bytes(b"Data")
+        with pytest.raises(IncompatibleCheckpointError, match="not the file"), checked_downloads([str(link)]):
+            pass
+        assert not blob.exists()
+
+    @pytest.mark.parametrize("name", ["a" * 39, "model.safetensors"])
     def test_what_has_no_checksum_is_left_alone(self, tmp_path, name):
         link, _ = self.cached(tmp_path, b"data", name=name)
         with checked_downloads([str(link)]):

@@ -45,6 +45,27 @@ def test_equals_the_model(root, built, quee):
     assert printed["mean_cost"] == pytest.approx(sum(costs) / len(costs))
 
 
+def test_a_path_can_be_forced(root, built, quee):
+    model = QuEEForImageClassification.from_pretrained(built / "model")
+    level = model.level_list[-1]
+    first = f"{model.level_list[0]},{level}"
+    result, printed = predict(quee, built / "model", root / "test" / "red", "--path", first)
+    assert result.exit_code == 0
+    assert {tuple(image["path"]) for image in printed["images"]} == {(model.level_list[0], level)}
+    assert printed["path"] == [model.level_list[0], level]
+    assert (
+        f"path {first.replace(',', '-')}"
+        in quee("predict", built / "model", root / "test" / "red", "--path", first).stdout
+    )
+
+
+@pytest.mark.parametrize("path", ["7,7", "8,x", ""])
+def test_impossible_paths_are_refused(root, built, quee, path):
+    result = quee("predict", built / "model", root / "test" / "red", "--path", path)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") >= 1
+
+
 def test_batch_size_changes_nothing_but_rounding(root, built, quee):
     first, second = (
         predict(quee, built / "model", root / "test" / "red", "--cost-lambda", 0.05, "--batch-size", size)[1]
@@ -105,7 +126,10 @@ def test_table_shows_label_route_and_cost(root, built, quee):
         (["--cost-lambda", "-1"], "--cost-lambda must be at least 0, got -1.0."),
         (["--cost-lambda", "nan"], "--cost-lambda must be at least 0, got nan."),
         (["--target-cost", "2"], "--target-cost must be from 0 to 1, got 2.0."),
-        (["--cost-lambda", "1", "--target-cost", "1"], "Give --cost-lambda or --target-cost, not both."),
+        (
+            ["--cost-lambda", "1", "--target-cost", "1"],
+            "Give one of --cost-lambda, --target-cost and --path.",
+        ),
         (["--target-cost", "0.01"], "is below the cheapest operating point"),
         (["--device", "toaster"], "'toaster' cannot be used here"),
     ],

@@ -38,6 +38,13 @@ def predict(
             help="Highest mean cost, from 0 to 1: takes the most accurate operating point that costs no more."
         ),
     ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            help="Levels of the parts of the network that all images are to run, joined by commas, 8,8,6;"
+            " they leave at the exit after the last. Needs no trained gates."
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list per image.")] = 1,
     revision: options.Revision = "main",
     batch_size: options.BatchSize = 32,
@@ -55,8 +62,8 @@ def predict(
 
         quee predict run/model cat.jpg holiday/ --target-cost 0.5 --top-k 3
     """
-    if cost_lambda is not None and target_cost is not None:
-        raise ValueError("Give --cost-lambda or --target-cost, not both.")
+    if sum(choice is not None for choice in (cost_lambda, target_cost, path)) > 1:
+        raise ValueError("Give one of --cost-lambda, --target-cost and --path.")
     if cost_lambda is not None and not cost_lambda >= 0:
         raise ValueError(f"--cost-lambda must be at least 0, got {cost_lambda}.")
     if target_cost is not None and not 0 <= target_cost <= 1:
@@ -66,7 +73,8 @@ def predict(
         from quee_hf.cli.loading import load_model
 
         loaded = load_model(model, device, revision)
-        result = {"model": model, **_predict(loaded, files, cost_lambda, target_cost, top_k, batch_size)}
+        route = _route(loaded, cost_lambda, target_cost, path)
+        result = {"model": model, **_predict(loaded, files, route, top_k, batch_size)}
     if as_json:
         show_json(result)
     else:
@@ -95,31 +103,41 @@ def _expand(images: list[str]) -> list[Path]:
     return files
 
 
+def _route(
+    loaded: "LoadedModel", cost_lambda: float | None, target_cost: float | None, path: str | None
+) -> dict[str, Any]:
+    """Return the model's arguments that say how to route; none if its default is wanted."""
+    from quee_hf.execution.operating_points import lambda_for_cost
+    from quee_hf.levels import parse_level
+
+    if path is not None:
+        return {"path": [parse_level(level) for level in path.split(",")]}
+    if target_cost is not None:
+        return {"cost_lambda": lambda_for_cost(loaded.model.config.operating_points, target_cost)}
+    return {} if cost_lambda is None else {"cost_lambda": cost_lambda}
+
+
 def _predict(
     loaded: "LoadedModel",
     files: list[Path],
-    cost_lambda: float | None,
-    target_cost: float | None,
+    route: dict[str, Any],
     top_k: int,
     batch_size: int,
 ) -> dict[str, Any]:
     from tqdm.auto import tqdm
 
-    from quee_hf.execution.operating_points import lambda_for_cost
-
     config = loaded.model.config
-    if target_cost is not None:
-        cost_lambda = lambda_for_cost(config.operating_points, target_cost)
-    used = config.cost_lambda if cost_lambda is None else cost_lambda
+    used = route.get("cost_lambda", None if "path" in route else config.cost_lambda)
     unreadable: list[dict[str, str]] = []
     found = []
     with tqdm(total=len(files), desc="Classifying", unit="image", leave=False) as bar:
         for batch in _batches(files, batch_size, unreadable):
-            found += _classify(loaded, batch, cost_lambda, top_k)
+            found += _classify(loaded, batch, route, top_k)
             bar.update(len(batch))
     costs = [image["cost"] for image in found]
     return {
         "cost_lambda": "inf" if used == math.inf else used,
+        "path": route.get("path"),
         "mean_cost": sum(costs) / len(costs) if costs else None,
         "images": found,
         "unreadable": unreadable,
@@ -147,14 +165,14 @@ def _batches(
 
 
 def _classify(
-    loaded: "LoadedModel", batch: list[tuple[Path, "Image.Image"]], cost_lambda: float | None, top_k: int
+    loaded: "LoadedModel", batch: list[tuple[Path, "Image.Image"]], route: dict[str, Any], top_k: int
 ) -> list[dict[str, Any]]:
     import torch
 
     model, config, names = loaded.model, loaded.model.config, loaded.model.config.class_names
     pixel_values = loaded.image_processor(images=[image for _, image in batch], return_tensors="pt")
     with torch.inference_mode():
-        out = model(pixel_values["pixel_values"].to(model.device), cost_lambda=cost_lambda)
+        out = model(pixel_values["pixel_values"].to(model.device), **route)
     scores, labels = out.logits.softmax(dim=-1).topk(min(top_k, model.num_labels))
     described = []
     for row, (file, _) in enumerate(batch):
@@ -191,5 +209,7 @@ def _summarize(result: dict[str, Any]) -> None:
             label, score = prediction["label"], f"{prediction['score']:.1%}"
             rows.append((image["image"], label, score, *route) if not rank else ("", label, score, *[""] * 4))
     show_table("Predictions", ("image", "label", "score", "block", "path", "cost", "error"), rows)
-    lambda_text = "none: the whole network" if result["cost_lambda"] is None else f"{result['cost_lambda']}"
-    show(f"{len(result['images'])} images, mean cost {result['mean_cost']:.3f}, lambda {lambda_text}")
+    how = "the whole network" if result["cost_lambda"] is None else f"lambda {result['cost_lambda']}"
+    if result["path"] is not None:
+        how = f"path {path_text(result['path'])}"
+    show(f"{len(result['images'])} images, mean cost {result['mean_cost']:.3f}, {how}")
