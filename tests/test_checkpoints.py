@@ -17,7 +17,7 @@ from tests.tiny import images, routable
 from transformers import PreTrainedModel
 
 from quee_hf import IncompatibleCheckpointError, QuEEForImageClassification
-from quee_hf.checkpoints import atomic_directory, check_weight_files, checked_downloads, weight_files
+from quee_hf.checkpoints import atomic_directory, checked_downloads, read_weights, weight_files
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -137,7 +137,7 @@ class TestCheckWeightFiles:
             for number, tensors in enumerate(parts):
                 files.append(str(tmp_path / f"{number}.safetensors"))
                 save_file(tensors, files[-1])
-            check_weight_files(files, EXPECTED)
+            read_weights(files, EXPECTED)
 
         return save_and_check
 
@@ -148,7 +148,7 @@ class TestCheckWeightFiles:
     def test_meta_tensors_are_enough_to_compare_with(self, tmp_path):
         save_file(EXPECTED, tmp_path / "f.safetensors")
         meta = {name: tensor.to("meta") for name, tensor in EXPECTED.items()}
-        check_weight_files([str(tmp_path / "f.safetensors")], meta)
+        read_weights([str(tmp_path / "f.safetensors")], meta)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_other_precisions_of_floats_pass(self, check, dtype):
@@ -160,10 +160,10 @@ class TestCheckWeightFiles:
             ({"weight": None}, "1 missing: weight"),
             ({"extra": torch.zeros(1)}, "1 unexpected: extra"),
             ({"weight": torch.zeros(3, 2)}, r"1 unusable: weight has shape \(3, 2\), needs \(2, 3\)"),
-            ({"weight": torch.zeros(2, 3).double()}, "weight is F64, needs F32"),
-            ({"weight": torch.zeros(2, 3, dtype=torch.int32)}, "weight is I32, needs F32"),
-            ({"codes": torch.zeros(4, dtype=torch.int8)}, "codes is I8, needs U8"),
-            ({"codes": torch.zeros(4)}, "codes is F32, needs U8"),
+            ({"weight": torch.zeros(2, 3).double()}, "weight is torch.float64, needs torch.float32"),
+            ({"weight": torch.zeros(2, 3, dtype=torch.int32)}, "weight is torch.int32, needs torch.float32"),
+            ({"codes": torch.zeros(4, dtype=torch.int8)}, "codes is torch.int8, needs torch.uint8"),
+            ({"codes": torch.zeros(4)}, "codes is torch.float32, needs torch.uint8"),
             ({"weight": torch.full((2, 3), torch.nan)}, "weight holds NaN or infinity"),
             ({"weight": torch.tensor([[0, 0, 0], [0, 0, -torch.inf]])}, "weight holds NaN or infinity"),
             (
@@ -194,7 +194,7 @@ class TestCheckWeightFiles:
         save_file(EXPECTED, file)
         file.write_bytes(file.read_bytes()[:cut])
         with pytest.raises(IncompatibleCheckpointError, match="f.safetensors is damaged or incomplete"):
-            check_weight_files([str(file)], EXPECTED)
+            read_weights([str(file)], EXPECTED)
 
     def test_any_flipped_bit_of_the_header_is_refused(self, tmp_path):
         file = tmp_path / "f.safetensors"
@@ -207,11 +207,11 @@ class TestCheckWeightFiles:
             damaged[position] ^= 1 << (position % 8)
             file.write_bytes(damaged)
             with pytest.raises(IncompatibleCheckpointError):
-                check_weight_files([str(file)], EXPECTED)
+                read_weights([str(file)], EXPECTED)
 
     def test_a_missing_file_is_refused(self, tmp_path):
         with pytest.raises(IncompatibleCheckpointError, match="damaged or incomplete"):
-            check_weight_files([str(tmp_path / "absent.safetensors")], EXPECTED)
+            read_weights([str(tmp_path / "absent.safetensors")], EXPECTED)
 
 
 class TestWeightFiles:
@@ -273,7 +273,7 @@ class TestLoadingDamagedFiles:
             ),
             (
                 lambda t: t.update({"gates.1.output.bias": torch.zeros(1).double()}),
-                r"gates\.1\.output\.bias is F64, needs F32",
+                r"gates\.1\.output\.bias is torch.float64, needs torch.float32",
             ),
             (
                 lambda t: t.update({"gates.1.output.bias": torch.tensor([torch.nan])}),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -23,16 +23,8 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from quee_hf.errors import IncompatibleCheckpointError
 
-_DTYPE_NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.uint8: "U8",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.bool: "BOOL",
-}
-_FLOAT_NAMES = {"F32", "F16", "BF16"}
+_FLOATS = {torch.float32, torch.float16, torch.bfloat16}
+_KINDS = _FLOATS | {torch.uint8, torch.int32, torch.int64, torch.bool}
 _SMALL = 2**14  # elements
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
@@ -97,7 +89,7 @@ def _replace_files(staging: Path, target: Path) -> None:
 def check_savable(tensors: Mapping[str, Tensor]) -> None:
     """Raise `ValueError` if a tensor could not be loaded again: float64, or not finite."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPE_NAMES:
+        if tensor.dtype not in _KINDS:
             raise ValueError(f"{name} is {tensor.dtype}, which cannot be loaded again; save float32 or less.")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"{name} holds NaN or infinity; the model is not saved.")
@@ -211,67 +203,58 @@ def _sha256(file: Path) -> str:
         return hashlib.sha256(content).hexdigest()
 
 
-def check_weight_files(files: Iterable[str], expected: Mapping[str, Tensor]) -> None:
-    """Compare the tensors in safetensors files with those a model needs, by headers and, for floats, values.
+def read_weights(files: Iterable[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of safetensors files, and compare them with those that a model needs.
 
     Args:
         files: Paths of safetensors files.
         expected: The model's state dict; on the meta device is enough.
 
+    Returns:
+        The tensors, by name, in the kinds of float that the model needs.
+
     Raises:
         IncompatibleCheckpointError: If a file is damaged, or a tensor is missing, unexpected, misshapen, of a
             wrong kind, or not finite. The message names the first few of each.
     """
-    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "unusable": []}
-    found: set[str] = set()
+    weights: dict[str, Tensor] = {}
     for file in files:
         try:
-            with safe_open(file, framework="pt") as tensors:
-                keys = set(tensors.keys())
-                found |= keys
-                problems["unexpected"] += sorted(keys - expected.keys())
-                problems["unusable"] += _unusable(
-                    tensors, {key: expected[key] for key in keys & expected.keys()}
-                )
+            weights |= load_file(file)
         except (SafetensorError, OSError) as error:
             raise IncompatibleCheckpointError(f"{file} is damaged or incomplete: {error}") from error
-    problems["missing"] = sorted(set(expected) - found)
+    shared = sorted(expected.keys() & weights.keys())
+    problems = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - expected.keys()),
+        "unusable": _unusable({key: (weights[key], expected[key]) for key in shared}),
+    }
     if any(problems.values()):
         parts = [f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names]
         raise IncompatibleCheckpointError("The weights do not fit the config. " + "; ".join(parts) + ".")
-
-
-def read_weights(files: Iterable[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the tensors of safetensors files that were checked, in the kinds of float that a model needs."""
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        weights |= load_file(file)
     return {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
 
 
-def _unusable(tensors: Any, expected: Mapping[str, Tensor]) -> list[str]:
-    """Describe the tensors of an open file that are not what is expected; values are read of floats only."""
+def _unusable(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
+    """Describe the tensors that are not what is expected."""
     problems, small = [], {}
-    for key, wanted in sorted(expected.items()):
-        if problem := _header_problem(tensors, key, wanted):
+    for key, (found, wanted) in pairs.items():
+        if problem := _misfit(found, wanted):
             problems.append(f"{key} {problem}")
-        elif wanted.is_floating_point():
-            values = tensors.get_tensor(key)
-            if values.numel() < _SMALL:
-                small[key] = values
-            elif not values.isfinite().all():
-                problems.append(f"{key} {_NOT_FINITE}")
+        elif not wanted.is_floating_point():
+            continue
+        elif found.numel() < _SMALL:
+            small[key] = found
+        elif not found.isfinite().all():
+            problems.append(f"{key} {_NOT_FINITE}")
     return problems + [f"{key} {_NOT_FINITE}" for key in _not_finite(small)]
 
 
-def _header_problem(tensors: Any, key: str, expected: Tensor) -> str:
-    piece = tensors.get_slice(key)
-    shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
-    if shape != tuple(expected.shape):
-        return f"has shape {shape}, needs {tuple(expected.shape)}"
-    needed = _DTYPE_NAMES[expected.dtype]
-    if dtype != needed and not {dtype, needed} <= _FLOAT_NAMES:
-        return f"is {dtype}, needs {needed}"
+def _misfit(found: Tensor, expected: Tensor) -> str:
+    if found.shape != expected.shape:
+        return f"has shape {tuple(found.shape)}, needs {tuple(expected.shape)}"
+    if found.dtype != expected.dtype and not {found.dtype, expected.dtype} <= _FLOATS:
+        return f"is {found.dtype}, needs {expected.dtype}"
     return ""
 
 

@@ -20,7 +20,6 @@ from quee_hf.checkpoints import (
     atomic_directory,
     check_cached_config,
     check_savable,
-    check_weight_files,
     checked_downloads,
     read_weights,
     weight_files,
@@ -103,16 +102,17 @@ class QuEEPreTrainedModel(PreTrainedModel):
             with torch.device("meta"):
                 model = cls(copy.deepcopy(config))
             expected = model.state_dict()
-            check_weight_files(files, expected)
+            weights = read_weights(files, expected)  # all are checked, whoever loads them
             if is_plain:
-                # All is checked, and transformers takes a tenth of a millisecond for each tensor.
-                model.load_state_dict(read_weights(files, expected), assign=True)
+                # transformers takes a tenth of a millisecond for each tensor.
+                model.load_state_dict(weights, assign=True)
                 model._rebuild_buffers()
                 model.config.name_or_path = model.name_or_path = str(source)
                 model.train(False)
                 model.source_folder = Path(files[0]).parent
                 model.freeze_backbone()
                 return model
+            del weights, model
             kwargs = {**kwargs, **hub_options, "config": config, "use_safetensors": True}
             loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
         # Loading makes every float parameter trainable again.
