@@ -207,15 +207,20 @@ def judge(name: str, experiment: dict[str, Any]) -> None:
     keep_card(model.config, result, experiment["test"], ROOT / "model_cards" / f"quee-{name}")
 
 
-def main() -> None:
+def chosen_names(description: str | None) -> list[str]:
+    """Read the names of experiments from the command line; all if there are none."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {list(EXPERIMENTS)}; all if none")
     names = parser.parse_args().names or list(EXPERIMENTS)
     if unknown := set(names) - set(EXPERIMENTS):
         parser.error(f"{sorted(unknown)} is none of {list(EXPERIMENTS)}")
-    for name in names:
+    return names
+
+
+def main() -> None:
+    for name in chosen_names(__doc__):
         judge(name, EXPERIMENTS[name]())
     write_readme_section(ROOT / "README.md")
 

@@ -5,7 +5,6 @@ bits into `runs/comparison/` and compared there with `quee compare`, three times
 goes on. Writes `docs/results/<name>.md` and its pictures.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assets import EXPERIMENTS, ROOT, RUNS
+from assets import EXPERIMENTS, ROOT, RUNS, chosen_names
 
 QUEE = Path(sys.executable).parent / "quee"
 LEVELS, HEAD = "6,5,4", "mlp"
@@ -117,14 +116,7 @@ def _gates(gates: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {list(EXPERIMENTS)}; all if none")
-    names = parser.parse_args().names or list(EXPERIMENTS)
-    if unknown := set(names) - set(EXPERIMENTS):
-        parser.error(f"{sorted(unknown)} is none of {list(EXPERIMENTS)}")
-    for name in names:
+    for name in chosen_names(__doc__):
         page = describe(compare(name))
         (RESULTS / f"{name}.md").write_text(page, encoding="utf-8")
 

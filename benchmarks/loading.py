@@ -62,12 +62,11 @@ def main() -> None:
         measure(arguments.model)
         return
     sys.path.insert(0, str(ROOT))
-    from tests.hub.loopback import TOKEN, loopback_hub
+    from tests.hub.loopback import loopback_hub
 
     # The client reads these when it is imported: hence a process of its own.
     with loopback_hub() as hub, tempfile.TemporaryDirectory() as home:
-        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": home}
-        settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        settings = hub.environment(Path(home))
         command = [sys.executable, __file__, "--measure", str(arguments.model)]
         subprocess.run(command, env={**os.environ, **settings}, check=True)
 

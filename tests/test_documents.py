@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.hub.loopback import TOKEN, loopback_hub
+from tests.hub.loopback import loopback_hub
 from tests.tiny import PROJECTION_SIZE, VARIANTS, images, randomize
 from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -112,13 +112,7 @@ def test_the_block_that_pushes_runs(folder):
         f"processor = AutoImageProcessor.from_pretrained({source!r}, backend='pil')\n"
     )
     with loopback_hub() as hub:
-        settings = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_OFFLINE": "0",
-        }
-        environment = {**os.environ, **settings, "HF_HOME": str(folder / "home")}
+        environment = {**os.environ, **hub.environment(folder / "home")}
         subprocess.run([sys.executable, "-c", given + code], env=environment, check=True, timeout=300)
         assert {"model.safetensors", "preprocessor_config.json"} <= hub.files("my-name/quee-vit").keys()
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.hub.loopback import TOKEN, loopback_hub
+from tests.hub.loopback import loopback_hub
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[a-z0-9]*.py"))
@@ -59,13 +59,7 @@ def test_push(converted):
     folder = converted[0]
     assert "## Operating points" in run("06_push.py", folder=folder)
     with loopback_hub() as hub:
-        settings = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_OFFLINE": "0",
-        }
-        printed = run("06_push.py", "org/digits", folder=folder, HF_HOME=str(folder), **settings)
+        printed = run("06_push.py", "org/digits", folder=folder, **hub.environment(folder))
         assert f"Pushed: {hub.url}/org/digits/commit/" in printed
         assert "'routing'" in printed
         assert hub.repositories["org/digits"].is_private

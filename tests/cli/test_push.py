@@ -16,8 +16,7 @@ def hub():
 
 
 def push(hub, folder, *arguments, token=TOKEN, **environment):
-    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder), "HF_TOKEN": token}
-    settings |= environment
+    settings = {**hub.environment(folder, token), **environment}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     command = [sys.executable, "-c", "from quee_hf.cli import main; main()", "push", *map(str, arguments)]
     return subprocess.run(

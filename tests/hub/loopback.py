@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -65,6 +66,11 @@ class LoopbackHub:
         """Return the files that a branch shows."""
         repository = self.repositories[repo]
         return {name: file.data for name, file in repository.commits[repository.branches[branch]].items()}
+
+    def environment(self, home: Path, token: str = TOKEN) -> dict[str, str]:
+        """Return what makes the client of another process use this Hub; it reads that when it is imported."""
+        settings = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": token}
+        return {**settings, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
     def tamper(self, name: str, change: Callable[[bytes], bytes]) -> None:
         """Serve a file's bytes changed, its checksum as it was."""
