@@ -7,7 +7,7 @@ from quee_hf.backbones import get_family
 from quee_hf.configuration import QuEEConfig
 from quee_hf.exits.heads import HeadSpec
 from quee_hf.levels import Level, level_bits
-from quee_hf.paths import PathRules, PathTree
+from quee_hf.paths import Path, PathRules, PathTree
 from quee_hf.routing.costs import bitops_table, flops_table
 
 
@@ -16,6 +16,11 @@ def path_tree(config: QuEEConfig) -> PathTree:
     is_first_highest = config.first_level == "highest"
     rules = PathRules(config.num_exits, len(config.levels), config.monotone_levels, is_first_highest)
     return PathTree(tuple(rules.select(config.max_paths, config.path_seed)))
+
+
+def uniform_paths(config: QuEEConfig) -> list[Path]:
+    """Return, for each level, the path that runs the whole network at it; gates may not know all of them."""
+    return [(level,) * config.num_exits for level in range(len(config.levels))]
 
 
 def head_spec(config: QuEEConfig) -> HeadSpec:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.tiny import NUM_LABELS, generator, images, routable
 
+from quee_hf.blueprint import uniform_paths
 from quee_hf.diagnostics.evaluation import evaluate_model, plot_evaluation
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
@@ -16,7 +17,7 @@ from quee_hf.diagnostics.report import (
     describe_uniform,
     route_images,
 )
-from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs, uniform_paths
+from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs
 from quee_hf.execution.path_outputs import PathOutputs
 
 NUM_IMAGES = 24
@@ -53,11 +54,11 @@ def outputs(model, data) -> AllOutputs:
 
 class TestAllOutputs:
     def test_uniform_paths_need_not_be_routable(self, model):
-        assert uniform_paths(model) == [(0, 0, 0), (1, 1, 1)]
+        assert uniform_paths(model.config) == [(0, 0, 0), (1, 1, 1)]
         assert (1, 1, 1) not in model.paths
 
     def test_every_column_is_its_path(self, model, data, outputs):
-        for part, paths in ((outputs.routable, model.paths), (outputs.uniform, uniform_paths(model))):
+        for part, paths in ((outputs.routable, model.paths), (outputs.uniform, uniform_paths(model.config))):
             assert part.logits.shape == (NUM_IMAGES, len(paths), NUM_LABELS)
             assert torch.equal(part.labels, data.labels)
             for column, path in enumerate(paths):

@@ -1,6 +1,5 @@
 """Choosing the bits of all later segments at the earliest exit; no image leaves early."""
 
-from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional
 
 from quee_hf.baselines.sweep import GateData, Method, Sweep, leave_at
 from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.exits.loss import cross_entropies
 from quee_hf.gates.features import GATE_FEATURES, known_at_depth
 
 PENALTIES = (0.0, 0.01, 0.05, 0.1, 0.3, 0.5, 2.0, 10.0)  # of QuEE's experiments
@@ -38,10 +38,7 @@ class _Choice:
 
     def losses(self, outputs: PathOutputs) -> Tensor:
         """Return each path's cross entropy, `(images, paths)`."""
-        logits = outputs.logits[:, self.paths].transpose(1, 2)
-        return functional.cross_entropy(
-            logits, outputs.labels[:, None].expand(-1, len(self.paths)), reduction="none"
-        )
+        return cross_entropies(outputs.logits[:, self.paths], outputs.labels)
 
 
 def by_bit_controller(data: GateData) -> Method:
@@ -58,25 +55,29 @@ def by_bit_controller(data: GateData) -> Method:
         public code's draws at evaluation are an argmax.
     """
     choice = _Choice(data)
-    controllers = [_train(choice, data, penalty) for penalty in PENALTIES]
+    known = [(choice.features(part), choice.losses(part)) for part in (data.training, data.stopping)]
+    controllers = []
+    for penalty in PENALTIES:
+        training, held_out = ((features, losses + penalty * choice.costs) for features, losses in known)
+        controllers.append(_train(choice, training, held_out, data.seed))
 
     def method(outputs: PathOutputs) -> Sweep:
         with torch.inference_mode():
-            known = choice.features(outputs)
-            chosen = torch.stack([(c(known) @ choice.codes.T).argmax(dim=-1) for c in controllers])
+            seen = choice.features(outputs)
+            chosen = torch.stack([(c(seen) @ choice.codes.T).argmax(dim=-1) for c in controllers])
         return leave_at(torch.tensor(choice.paths)[chosen], outputs, data.router.costs)
 
     return method
 
 
-def _train(choice: _Choice, data: GateData, penalty: float) -> nn.Module:
-    size = _FEATURES.size(data.training.logits.shape[-1])
-    known, losses = choice.features(data.training), choice.losses(data.training) + penalty * choice.costs
-    held_out = choice.features(data.stopping), choice.losses(data.stopping) + penalty * choice.costs
+def _train(
+    choice: _Choice, training: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], seed: int
+) -> nn.Module:
+    known, losses = training
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(data.seed)
+        torch.manual_seed(seed)
         controller = nn.Sequential(
-            nn.Linear(size, _HIDDEN_SIZE),
+            nn.Linear(known.shape[1], _HIDDEN_SIZE),
             nn.ReLU(),
             nn.Dropout(_DROPOUT),
             nn.Linear(_HIDDEN_SIZE, choice.codes.shape[1]),
@@ -102,7 +103,7 @@ def _train(choice: _Choice, data: GateData, penalty: float) -> nn.Module:
 
 
 @torch.inference_mode()
-def _held_out_loss(controller: nn.Module, choice: _Choice, held_out: Sequence[Tensor]) -> float:
+def _held_out_loss(controller: nn.Module, choice: _Choice, held_out: tuple[Tensor, Tensor]) -> float:
     known, losses = held_out
     chosen = (controller.eval()(known) @ choice.codes.T).argmax(dim=-1)
     return float(losses.gather(1, chosen[:, None]).mean())

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quee_hf.baselines.confidence import largest_probability, margin
 from quee_hf.baselines.sweep import Sweep, exact_nodes, leave_at_first
 from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.exits.loss import cross_entropies
 from quee_hf.routing.router import Router
 
 LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # from 0 to 5 in QuEE's experiments
@@ -45,10 +47,10 @@ def exit_scores(logits: Tensor) -> Tensor:
         `(..., 4)`, float32.
     """
     probabilities = logits.softmax(dim=-1)
-    first, second = probabilities.topk(2, dim=-1).values.unbind(dim=-1)
     squared = functional.normalize(probabilities.square(), p=1, dim=-1)
     entropies = [torch.special.entr(part).sum(dim=-1) for part in (probabilities, squared)]
-    return torch.stack([first, entropies[0], first - second, entropies[1]], dim=-1)
+    scores = [largest_probability(probabilities), entropies[0], margin(probabilities), entropies[1]]
+    return torch.stack(scores, dim=-1)
 
 
 def leaving_shares(leaving: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def train_jointly(
             if teaches_gates and not step % _TURN:
                 weights = _gate_weights(compute(training.pooled), last, training.labels, costs, cost_lambda)
             logits, labels = compute(training.pooled[batch]), training.labels[batch]
-            losses = _cross_entropies(torch.cat([logits, last[batch]], dim=1), labels)
+            losses = cross_entropies(torch.cat([logits, last[batch]], dim=1), labels)
             leaving = gates(logits)
             if teaches_gates:
                 wanted = _should_leave(losses.detach(), costs, cost_lambda)
@@ -136,7 +138,7 @@ def leave_by_gates(settings: list[tuple[Tensor, Tensor]], router: Router, output
     nodes = exact_nodes(router.tree)
     correct, costs = [], []
     for logits, leaving in settings:
-        may_leave = torch.cat([leaving >= 0, torch.ones(len(leaving), 1, dtype=torch.bool)], dim=1)
+        may_leave = functional.pad(leaving >= 0, (0, 1))  # whatever is said of the last
         own = outputs.logits.clone()
         own[:, nodes[:-1]] = logits
         sweep = leave_at_first(may_leave[None], router, PathOutputs(own, outputs.labels))
@@ -148,12 +150,6 @@ def leave_by_gates(settings: list[tuple[Tensor, Tensor]], router: Router, output
 def _batches(num_images: int) -> Iterator[Tensor]:
     while True:
         yield from torch.randperm(num_images).split(_BATCH_SIZE)
-
-
-def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each exit's cross entropy, `(images, exits)`."""
-    repeated = labels[:, None].expand(-1, logits.shape[1])
-    return functional.cross_entropy(logits.transpose(1, 2), repeated, reduction="none")
 
 
 def _weighed(losses: Tensor, shares: Tensor) -> Tensor:
@@ -172,6 +168,6 @@ def _should_leave(losses: Tensor, costs: Tensor, cost_lambda: float) -> Tensor:
 @torch.no_grad()
 def _gate_weights(logits: Tensor, last: Tensor, labels: Tensor, costs: Tensor, cost_lambda: float) -> Tensor:
     """Return for each gate how many images should stay for one that should leave, from 1 / 5 to 5."""
-    losses = _cross_entropies(torch.cat([logits, last], dim=1), labels)
+    losses = cross_entropies(torch.cat([logits, last], dim=1), labels)
     leave = _should_leave(losses, costs, cost_lambda).sum(dim=0)
     return ((len(labels) - leave) / leave.clamp_min(1)).clamp(1 / _LARGEST_WEIGHT, _LARGEST_WEIGHT)

@@ -15,11 +15,11 @@ from transformers import set_seed
 from quee_hf.baselines import BASELINES, Fit, GateData, Sweep
 from quee_hf.baselines.joint_training import LAMBDAS, leave_by_gates, train_jointly
 from quee_hf.baselines.sweep import exact_nodes, leave_at
-from quee_hf.blueprint import segment_costs
+from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.build.rebuild import rebuild
 from quee_hf.build.training import Schedule, fit_gates
 from quee_hf.diagnostics.report import as_sweep, route_images
-from quee_hf.diagnostics.static_paths import AllOutputs, uniform_paths
+from quee_hf.diagnostics.static_paths import AllOutputs
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.costs import path_costs
@@ -88,7 +88,7 @@ class OwnGates:
 
 def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
     """Run the whole network at each single level."""
-    costs = path_costs(uniform_paths(model), segment_costs(model.config))
+    costs = path_costs(uniform_paths(model.config), segment_costs(model.config))
     is_correct = ~test.uniform.is_wrong.T
     return Fitted(Sweep(is_correct, costs[:, None].expand(-1, is_correct.shape[1])), {})
 

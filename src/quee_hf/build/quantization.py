@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import set_seed
 
+from quee_hf.blueprint import uniform_paths
 from quee_hf.build.files import write_json
 from quee_hf.build.ingredients import choose_device, read_images
 from quee_hf.build.labels import choose_class_names, match_images
@@ -28,7 +29,6 @@ from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.quantization_plot import plot_quantization
 from quee_hf.diagnostics.quantization_report import describe_quantization, level_size_bytes
 from quee_hf.diagnostics.report import describe_accuracy, name_paths
-from quee_hf.diagnostics.static_paths import uniform_paths
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import QuEEError
 from quee_hf.levels import Level, choose_levels, is_integer_level
@@ -256,7 +256,7 @@ def _record(
     found = {row["level"]: row for row in by_level}
     paths = [
         {**named, **{key: found[named["path"][0]][key] for key in _ACCURACY}}
-        for named in name_paths(model.config, uniform_paths(model))
+        for named in name_paths(model.config, uniform_paths(model.config))
         if named["path"][0] in found
     ]
     record_measurements(model.config, plan.data, {"uniform_paths": paths})

@@ -30,15 +30,14 @@ def inspect(
 
 
 def _inspect(source: str, revision: str) -> dict[str, Any]:
-    from quee_hf.blueprint import path_tree, segment_costs
+    from quee_hf.blueprint import path_tree, segment_costs, uniform_paths
     from quee_hf.cli.loading import load_config
     from quee_hf.routing.costs import path_costs
 
     config = load_config(source, revision)
     paths = list(path_tree(config).paths)
     if "gates" not in config.trained_parts:  # then paths are forced, and any may be
-        whole = [(level,) * config.num_exits for level in range(len(config.level_list))]
-        paths += [path for path in whole if path not in paths]
+        paths += [path for path in uniform_paths(config) if path not in paths]
     costs = path_costs(paths, segment_costs(config))
     return {
         "model": source,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from quee_hf.baselines.sweep import Sweep, exact_nodes
-from quee_hf.blueprint import segment_costs
+from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.configuration import QuEEConfig
-from quee_hf.diagnostics.static_paths import uniform_paths
 from quee_hf.execution.path_outputs import PathOutputs, replay
 from quee_hf.intervals import wilson_interval
 from quee_hf.modeling import QuEEForImageClassification
@@ -106,7 +105,7 @@ def describe_paths(model: QuEEForImageClassification, outputs: PathOutputs) -> l
 
 def describe_uniform(model: QuEEForImageClassification, uniform: PathOutputs) -> list[dict[str, Any]]:
     """Return what the whole network achieves at each single level."""
-    return _describe(model, uniform_paths(model), uniform.is_wrong)
+    return _describe(model, uniform_paths(model.config), uniform.is_wrong)
 
 
 def _describe(model: QuEEForImageClassification, paths: list[Path], is_wrong: Tensor) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from quee_hf.blueprint import segment_costs
+from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.levels import Level
 from quee_hf.modeling import QuEEForImageClassification
@@ -28,11 +28,6 @@ class AllOutputs:
     uniform: PathOutputs
 
 
-def uniform_paths(model: QuEEForImageClassification) -> list[Path]:
-    """Return, for each level, the path that runs the whole network at it; gates may not know all of them."""
-    return [(level,) * model.config.num_exits for level in range(len(model.level_list))]
-
-
 def collect_all_outputs(
     model: QuEEForImageClassification,
     dataset: Dataset[Any],
@@ -49,14 +44,14 @@ def collect_all_outputs(
     Raises:
         ValueError: If the data set is empty.
     """
-    network = _MorePaths(model, uniform_paths(model))
+    network = _MorePaths(model, uniform_paths(model.config))
     outputs = collect_path_outputs(network, dataset, batch_size=batch_size, device=model.device)
     index = network.router.tree.index
 
     def of(paths: list[Path]) -> PathOutputs:
         return PathOutputs(outputs.logits[:, [index[path] for path in paths]], outputs.labels)
 
-    return AllOutputs(of(list(model.paths)), of(uniform_paths(model)))
+    return AllOutputs(of(list(model.paths)), of(uniform_paths(model.config)))
 
 
 class _MorePaths:

@@ -1,4 +1,4 @@
-"""The loss that trains all exits together. Pure function."""
+"""The loss that trains all exits together. Pure functions."""
 
 import torch
 from torch import Tensor
@@ -23,9 +23,17 @@ def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Source:
         "Scaled loss" of Regol et al. 2024 (JEI-DNN, arXiv:2310.09163), as its public code has it.
     """
-    num_exits = logits.shape[1]
-    losses = functional.cross_entropy(
-        logits.transpose(1, 2), labels[:, None].expand(-1, num_exits), reduction="none"
-    )  # (batch, exits)
-    factors = torch.arange(num_exits, 0, -1, dtype=losses.dtype, device=losses.device)
+    losses = cross_entropies(logits, labels)
+    factors = torch.arange(logits.shape[1], 0, -1, dtype=losses.dtype, device=losses.device)
     return (losses.mean(dim=0) * factors).sum()
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross entropy of each exit or path for each image, `(batch, exits)`.
+
+    Args:
+        logits: `(batch, exits, labels)`.
+        labels: `(batch,)`, int64.
+    """
+    repeated = labels[:, None].expand(-1, logits.shape[1])
+    return functional.cross_entropy(logits.transpose(1, 2), repeated, reduction="none")

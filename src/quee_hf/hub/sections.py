@@ -123,7 +123,7 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
 
 def _used(config: QuEEConfig) -> str:
     """Say what is known of the images of the operating points."""
-    known = {role["role"] for role in (config.record or {}).get("roles", ())}
+    known = {role["role"] for role in _recorded_roles(config)}
     return " used for nothing else but to choose the default" if "operating points" in known else ""
 
 
@@ -135,7 +135,7 @@ def _test(config: QuEEConfig, _repo_id: str | None) -> str:
         [f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", _accuracy(point)]
         for point in _differing(test["points"], config.cost_lambda)
     ]
-    is_known = any(role["role"] == "gate training" for role in (config.record or {}).get("roles", ()))
+    is_known = any(role["role"] == "gate training" for role in _recorded_roles(config))
     used = "none of those that it was made with" if is_known else "what it was made with is not recorded"
     return f"## On test images\n\n{test['num_images']} images of {test['data']}; {used}.\n\n" + _table(
         ["cost_lambda", "mean cost", "accuracy (95 %)"], rows
@@ -206,7 +206,7 @@ def _cost(config: QuEEConfig, _repo_id: str | None) -> str:
 
 
 def _roles(config: QuEEConfig, _repo_id: str | None) -> str:
-    roles = (config.record or {}).get("roles")
+    roles = _recorded_roles(config)
     if not roles:
         return ""
     rows = [[role["role"], str(role["num_images"]), role["source"]] for role in roles]
@@ -258,6 +258,10 @@ SECTIONS: tuple[Callable[[QuEEConfig, str | None], str], ...] = (
 
 def _measured(config: QuEEConfig) -> Mapping[str, Any]:
     return (config.record or {}).get("measured") or {}
+
+
+def _recorded_roles(config: QuEEConfig) -> Sequence[Mapping[str, Any]]:
+    return (config.record or {}).get("roles") or ()
 
 
 def _join(values: Sequence[object]) -> str:
