@@ -106,7 +106,7 @@ def check_output(output: Path) -> None:
 def _load_images(plan: QuantizationPlan, opened: FloatModel, say: Callable[[str], None]) -> _Images:
     calibration, data = read_images(plan.images, say, skip_bad=plan.skip_bad), None
     if plan.data is not None:
-        data = _spread(read_images(plan.data, say, skip_bad=plan.skip_bad), plan.limit)
+        data = read_images(plan.data, say, skip_bad=plan.skip_bad).spread(plan.limit)
     naming = calibration if data is None else data
     names = choose_class_names(plan.class_names, opened.class_names, opened.num_classes, naming)
     if plan.class_names is None and opened.class_names is None and names == naming.class_names:
@@ -212,16 +212,9 @@ def _choose(
     return list(chosen)
 
 
-def _spread(images: LabelledImages, limit: int | None) -> LabelledImages:
-    """Return at most this many images, evenly spread: those of a folder are sorted by class."""
-    if limit is None or limit >= len(images):
-        return images
-    return images.select([position * len(images) // limit for position in range(limit)])
-
-
 def _compared(images: _Images, image_processor: Any, device: torch.device) -> Tensor:
     """Return the pixels of a few images, labelled ones if there are any."""
-    few = _spread(images.calibration if images.data is None else images.data, _MOST_COMPARED)
+    few = (images.calibration if images.data is None else images.data).spread(_MOST_COMPARED)
     items = few.with_processor(image_processor)
     return torch.stack([items[index]["pixel_values"] for index in range(len(items))]).to(device)
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,10 +16,6 @@ from quee_hf.cli.display import (
     show_json,
     show_table,
 )
-
-if TYPE_CHECKING:
-    from quee_hf.data import LabelledImages
-
 
 _PICTURES = (".png", ".svg", ".pdf")
 
@@ -128,7 +124,7 @@ def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> di
             f"The gates of {model_source} are not trained: build the model with `quee build`, or train them"
             " with `quee train-gates`."
         )
-    images = _limited(read_matching(plan.data, model, plan, say), plan.limit)
+    images = read_matching(plan.data, model, plan, say).spread(plan.limit)
     if plan.is_recorded:
         check_unused(model.config, images, plan.data)
     outputs = collect_all_outputs(model, images.with_processor(image_processor), batch_size=plan.batch_size)
@@ -144,13 +140,6 @@ def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> di
         "versions": library_versions(),
         **evaluate_model(model, outputs, lambdas),
     }
-
-
-def _limited(images: "LabelledImages", limit: int | None) -> "LabelledImages":
-    if limit is None or limit >= len(images):
-        return images
-    # Evenly spread: the images of a folder are sorted by class.
-    return images.select([position * len(images) // limit for position in range(limit)])
 
 
 def _write(result: dict[str, Any], output: Path, picture: Path) -> None:

@@ -87,6 +87,12 @@ class LabelledImages(Dataset[dict[str, Any]]):
             self, rows=self.rows[positions], labels=self.labels[positions], digests=self.digests[positions]
         )
 
+    def spread(self, limit: int | None) -> "LabelledImages":
+        """Return at most this many images, evenly spread: those of a folder are sorted by class."""
+        if limit is None or limit >= len(self):
+            return self
+        return self.select([position * len(self) // limit for position in range(limit)])
+
     def split(self, fractions: Sequence[float], seed: int) -> list["LabelledImages"]:
         """Draw disjoint parts in which every class has its share, as near as whole images allow.
 
