@@ -10,20 +10,19 @@ from _models import dinov2_small
 from _timing import interleaved_ms, ratio, spread, write_result
 
 from quee_hf import QuEEForImageClassification
+from quee_hf.exits.reading import ExitReading
 
 
 def num_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def run_gates(model: QuEEForImageClassification, probabilities: torch.Tensor) -> None:
+def run_gates(model: QuEEForImageClassification, reading: ExitReading) -> None:
     """Ask every gate and decide, as if all images went to the last exit."""
-    node = torch.zeros(len(probabilities), dtype=torch.int64)
-    weights = torch.full((len(probabilities),), 0.1)
-    for gate in range(1, model.config.num_exits):
-        errors = model.predict_errors(gate, probabilities, probabilities)
-        model.router.decide(gate, node, errors, weights)
-        node = torch.full_like(node, model.router.tree.index[(0,) * (gate + 1)])
+    weights, seen = torch.full((len(reading.logits),), 0.1), []
+    for gate, exact in enumerate(model.router.tree.exact_nodes[:-1], start=1):
+        seen.append(model.summarize(reading))
+        model.decide(gate, torch.full_like(weights, exact, dtype=torch.int64), torch.stack(seen, 1), weights)
 
 
 def measure(num_labels: int) -> dict[str, Any]:
@@ -32,11 +31,11 @@ def measure(num_labels: int) -> dict[str, Any]:
     result: dict[str, Any] = {"num_labels": num_labels, "parameter_share": share, "rows": []}
     for batch_size in (1, 8, 32):
         pixels = torch.randn(batch_size, 3, 70, 70)
-        probabilities = torch.randn(batch_size, num_labels).softmax(dim=-1)
+        reading = ExitReading(torch.randn(batch_size, num_labels), torch.rand(batch_size))
         times = interleaved_ms(
             {
                 "backbone": lambda pixels=pixels: backbone(pixels),
-                "gates": lambda probabilities=probabilities: run_gates(model, probabilities),
+                "gates": lambda reading=reading: run_gates(model, reading),
             },
             repeats=15,
         )

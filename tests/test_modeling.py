@@ -14,8 +14,10 @@ from tests.tiny import (
     every_variant,
     images,
     mixed_lambdas,
+    predict_errors,
     quantize_fast,
     routable,
+    untrained_gates,
     wrap,
 )
 from torch import Tensor
@@ -25,7 +27,7 @@ from quee_hf.blueprint import segment_costs
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.exits.loss import scaled_exit_loss
-from quee_hf.gates.features import GATE_FEATURES, unknown_probabilities
+from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.routing.costs import path_cost
 
 # In float64 results of different batch sizes differ by 1e-15, which rounding to float32 hides but for the last place;
@@ -119,7 +121,7 @@ class TestRoutedForward:
             def errors(gate, current, previous):
                 rows = torch.tensor([current]), torch.tensor([previous])
                 reachable = [path for path in model.paths if len(path) >= gate]
-                return dict(zip(reachable, model.predict_errors(gate, *rows)[0].tolist(), strict=True))
+                return dict(zip(reachable, predict_errors(model, gate, *rows)[0].tolist(), strict=True))
 
             def known(path, image=i):
                 return probabilities[image][model.paths.index(path)]
@@ -270,7 +272,7 @@ class TestForcedPath:
             hidden = model.embed(pixel_values[:2])
             for segment, level in enumerate(path):
                 hidden = model.run_segment(segment, level, hidden)
-            assert torch.equal(output.logits, model.exit_logits(len(path) - 1, hidden))
+            assert torch.equal(output.logits, model.read_exit(len(path) - 1, hidden).logits)
         indices = [model.level_list.index(level) for level in path]
         assert output.path.tolist() == [[*indices, *[-1] * (3 - len(path))]] * 2
         assert output.exit_index.tolist() == [len(path) - 1] * 2
@@ -353,9 +355,8 @@ class TestFirstLevel:
         model = exact(routable(first_level="any"))
         assert list(model.gates) == ["0", "1", "2"]
         assert {path[0] for path in model.paths} == {0, 1, 2}
-        unknown = unknown_probabilities(1, NUM_LABELS)
         with torch.no_grad():
-            errors = model.predict_errors(0, unknown, unknown)[0]
+            errors = model.gates.logits(0, torch.empty(1, 0, 1)).sigmoid()[0]
             for cost_lambda in (0.0, 0.1, 0.3, 1.0, 5.0):
                 best = (errors + cost_lambda * model.router.costs).argmin()
                 output = model(pixel_values, cost_lambda=cost_lambda)
@@ -379,19 +380,61 @@ class TestFirstLevel:
 class TestGates:
     @pytest.mark.parametrize("kind", GATE_FEATURES)
     def test_each_kind_of_features_routes(self, kind, pixel_values):
-        model = exact(routable(gate_features=kind))
+        model = routable(gate_features=kind)
+        untrained_gates(model, seed=3)
+        model = exact(model)
         with torch.no_grad():
             output = model(pixel_values, cost_lambda=mixed_lambdas(16))
         assert len(set(taken(output))) >= 3
         assert ((output.error_probability >= 0) & (output.error_probability <= 1)).all()
 
+    def test_lra_gates_leave_at_the_first_sure_exit_on_the_most_exact_path(self, pixel_values):
+        model = exact(routable(gate_type="lra"))
+        with torch.no_grad():
+            output = model(pixel_values, cost_lambda=mixed_lambdas(16))
+            assert len({len(path) for path in taken(output)}) >= 2
+            assert all(set(path) == {0} for path in taken(output))
+            for i, cost_lambda in enumerate(mixed_lambdas(16).tolist()):
+                alone = model(pixel_values[i : i + 1], cost_lambda=cost_lambda)
+                assert torch.equal(alone.path[0], output.path[i])
+                torch.testing.assert_close(alone.logits[0], output.logits[i], **EXACT)
+                left = next(
+                    (
+                        depth
+                        for depth in (1, 2)
+                        if self.right(model, pixel_values[i : i + 1], depth)
+                        >= model.gates.threshold(depth, torch.tensor([cost_lambda]))
+                    ),
+                    3,
+                )
+                assert len(taken(output)[i]) == left
+
+    @staticmethod
+    def right(model, pixel_values, depth):
+        """Return what the gate after an exit says of it, from the exit's tokens, written out."""
+        hidden = model.embed(pixel_values)
+        for segment in range(depth):
+            hidden = model.run_segment(segment, 8, hidden)
+        tokens = model.trunk.norm(hidden)
+        logits = model.heads[depth - 1](model.heads[depth - 1].pool(tokens))
+        first, second = logits.float().softmax(dim=-1).sort(descending=True).values[:, :2].T
+        variance = tokens[:, 1:].float().var(dim=1, correction=0).mean(dim=1)
+        layer = model.gates.layers[str(depth)]
+        features = torch.stack([first, first - second, variance], dim=-1)
+        return layer(features.to(layer.weight.dtype)).sigmoid().float().squeeze(-1)
+
     def test_a_gate_looks_at_this_exit_and_the_one_before_in_this_order(self, model):
         current, previous = torch.rand(2, 3, NUM_LABELS).softmax(dim=-1)
         with torch.no_grad():
-            features = GATE_FEATURES[model.config.gate_features].compute(current, previous)
+            log, unit = 1e-7, 4  # the smallest probability that counts, and what logarithms are divided by
+            parts = []
+            for rows in (current, previous):
+                entropy = -(rows * rows.log()).sum(dim=-1, keepdim=True)
+                parts.append(torch.cat([rows.sort(descending=True).values[:, :3], entropy], dim=-1))
+            features = torch.cat(parts, dim=-1).clamp_min(log).log() / unit
             expected = model.gates["2"](features.double()).sigmoid().float()
-            torch.testing.assert_close(model.predict_errors(2, current, previous), expected)
-            assert not torch.allclose(model.predict_errors(2, previous, current), expected)
+            torch.testing.assert_close(predict_errors(model, 2, current, previous), expected)
+            assert not torch.allclose(predict_errors(model, 2, previous, current), expected)
 
     def test_a_single_exit_has_none(self, pixel_values):
         model = exact(routable(exit_blocks=[4], levels=[8, 4]))

@@ -87,6 +87,7 @@ class TestRoundTrip:
         [
             *({"head_type": head_type, "head_hidden_size": 8} for head_type in HEADS),
             *({"gate_features": kind} for kind in GATE_FEATURES),
+            {"gate_type": "lra"},
             {"levels": ["fp32"]},
             {"levels": ["bf16", 8], "head_type": "ssa"},
             {"levels": [8, 6, 4], "first_level": "any", "monotone_levels": False},

@@ -28,7 +28,9 @@ from transformers import (
 
 from quee_hf import QuEEForImageClassification, quantize
 from quee_hf.execution.prefix_tree import tree_forward
-from quee_hf.gates.features import GATE_FEATURES
+from quee_hf.exits.reading import ExitReading
+from quee_hf.gates import LRAGates
+from quee_hf.gates.features import GATE_FEATURES, seen_at_depth
 
 NUM_LABELS = 5
 PROJECTION_SIZE = 16
@@ -186,17 +188,28 @@ def untrained_gates(model: QuEEForImageClassification, seed: int = 4) -> None:
     """Give gates random weights that send different images different ways, and call them trained."""
     randomize(model.gates, seed=seed)
     kind, tree = GATE_FEATURES[model.config.gate_features], model.router.tree
-    probabilities = tree_forward(model, images(16, model.config.image_size, seed=9)).softmax(dim=-1)
-    for number, gate in ((int(number), gate) for number, gate in model.gates.items() if number != "0"):
-        nodes = tree.at_depth(number)
-        current = probabilities[:, nodes]
-        parents = probabilities[:, [tree.parents[node] for node in nodes]]
-        previous = parents if number > 1 else torch.full_like(current, 1 / current.shape[-1])
-        seen = kind.compute(current, previous).flatten(0, 1)
+    summaries = model.summarize(tree_forward(model, images(16, model.config.image_size, seed=9)))
+    for number in (number for number in model.gates.numbers if number):
+        seen = kind.features(seen_at_depth(tree, number, summaries), NUM_LABELS).flatten(0, 1)
+        is_linear = isinstance(model.gates, LRAGates)
+        layer = model.gates.layers[str(number)] if is_linear else model.gates[str(number)].features
         # Centred and scaled, so that every feature differs between images.
-        gate.features.weight.mul_(2 / seen.std(dim=0).clamp_min(1e-3))
-        gate.features.bias.sub_(gate.features.weight @ seen.mean(dim=0))
+        spread = seen.std(dim=0)
+        layer.weight.mul_(2 / torch.where(spread == 0, 1, spread.clamp_min(1e-3)))
+        layer.bias.sub_(layer.weight @ seen.mean(dim=0))
+    if isinstance(model.gates, LRAGates):
+        steps = torch.linspace(0.9, 0.1, len(mixed_lambdas(7)))
+        lambdas = mixed_lambdas(7)
+        model.gates.set_thresholds(lambdas, steps[:, None].expand(-1, len(model.gates.numbers)))
     model.config.trained_parts = ["gates", "heads"]
+
+
+def predict_errors(model: QuEEForImageClassification, gate: int, current: Tensor, previous: Tensor) -> Tensor:
+    """Return what a gate that looks at the last two exits' probabilities predicts of paths, `(..., paths)`."""
+    passed = [previous] * (gate - 1) + [current] if gate else [current]
+    readings = [ExitReading(rows.log(), torch.zeros(rows.shape[:-1])) for rows in passed]
+    seen = torch.stack([model.summarize(reading) for reading in readings], dim=-2)
+    return model.gates.logits(gate, seen[..., :gate, :]).sigmoid()
 
 
 def mixed_lambdas(count: int) -> Tensor:

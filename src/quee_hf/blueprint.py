@@ -6,6 +6,7 @@ from typing import cast
 from quee_hf.backbones import get_family
 from quee_hf.configuration import QuEEConfig
 from quee_hf.exits.heads import HeadSpec
+from quee_hf.gates.spec import GateSpec
 from quee_hf.levels import Level, level_bits
 from quee_hf.paths import Path, PathRules, PathTree
 from quee_hf.routing.costs import bitops_table, flops_table
@@ -34,6 +35,18 @@ def head_spec(config: QuEEConfig) -> HeadSpec:
         num_prefix_tokens=family.num_prefix_tokens(backbone),
         has_bias=not family.is_contrastive,
         head_hidden_size=config.head_hidden_size,
+    )
+
+
+def gate_spec(config: QuEEConfig, tree: PathTree) -> GateSpec:
+    """Return what the model's gates are built from."""
+    return GateSpec(
+        tree=tree,
+        levels=config.level_list,
+        num_labels=config.num_classes,
+        features=str(config.gate_features),
+        hidden_size=config.gate_hidden_size,
+        path_embedding_size=config.path_embedding_size,
     )
 
 

@@ -15,8 +15,11 @@ from quee_hf.schemes import QuantizationScheme, check_kept
 FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 2  # 1, never released, had one tensor per level and range
 HEAD_TYPES = ("linear", "mlp", "ssa")
-GATE_TYPES = ("error_predictor",)
-GATE_FEATURES = ("confidence", "probabilities")
+GATE_TYPES = {
+    "error_predictor": "confidence",
+    "lra": "spatial",
+}  # and the features each has if none are named
+GATE_FEATURES = ("confidence", "history", "probabilities", "spatial")
 COST_MODELS = ("bitops", "flops", "latency")
 FIRST_LEVELS = ("highest", "any")
 TRAINABLE_PARTS = ("heads", "gates")
@@ -51,9 +54,12 @@ class QuEEConfig(PreTrainedConfig):
         head_type: "linear" (the backbone's own kind of head), "mlp" (two layers on the tokens that its own
             head reads) or "ssa" (two layers on the mean patch token).
         head_hidden_size: Width of the hidden layer of "mlp" and "ssa".
-        gate_type: Which gate decides; "error_predictor" is QuEE's.
-        gate_features: What a gate knows of an image: "confidence" (how sure this exit and the one before are)
-            or "probabilities" (all class probabilities of both, the paper's choice).
+        gate_type: Which gate decides: "error_predictor" (QuEE's: predicts the error of every path) or "lra"
+            (LRA-EE's: leaves at the first exit that is sure enough, at the most exact level).
+        gate_features: What a gate knows of an image: "confidence" (how sure this exit and the one before
+            are), "history" (how sure all exits so far are, and which agree), "probabilities" (all class
+            probabilities of this exit and the one before, QuEE's choice) or "spatial" (confidence, margin
+            and spatial variance, LRA-EE's choice). `None` takes what suits the gate's type.
         gate_hidden_size: Width of a gate's hidden layer.
         path_embedding_size: Size to which a path's code is embedded in a gate.
         max_paths: Most paths that gates score; more are sampled down to this many.
@@ -94,7 +100,7 @@ class QuEEConfig(PreTrainedConfig):
     head_type: str = "linear"
     head_hidden_size: int = 256
     gate_type: str = "error_predictor"
-    gate_features: str = "confidence"
+    gate_features: str | None = None
     gate_hidden_size: int = 32
     path_embedding_size: int = 8
     max_paths: int = 50
@@ -121,6 +127,8 @@ class QuEEConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if self.image_size is None:
             self.image_size = getattr(self.backbone_config, "image_size", None)
+        if self.gate_features is None:
+            self.gate_features = GATE_TYPES.get(self.gate_type)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:

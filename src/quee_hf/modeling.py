@@ -14,7 +14,7 @@ from quee_hf.backbones import get_family
 from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.loading import open_classifier
 from quee_hf.backbones.trunk import Trunk
-from quee_hf.blueprint import head_spec, path_tree, segment_costs
+from quee_hf.blueprint import gate_spec, head_spec, path_tree, segment_costs
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
@@ -23,7 +23,8 @@ from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.routed import routed_forward, run_path
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.loss import scaled_exit_loss
-from quee_hf.gates.error_predictor import ErrorPredictor, encode_paths
+from quee_hf.exits.reading import ExitReading, spatial_variance
+from quee_hf.gates import GATES, ErrorGates, Gates
 from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.levels import Level
 from quee_hf.outputs import QuEEImageClassifierOutput
@@ -31,7 +32,8 @@ from quee_hf.paths import Path
 from quee_hf.pretrained import QuEEPreTrainedModel
 from quee_hf.routing.costs import path_cost, path_costs
 from quee_hf.routing.policy import cost_lambda_per_sample
-from quee_hf.routing.router import Router
+from quee_hf.routing.router import Decision, Router
+from quee_hf.routing.thresholds import decide_by_threshold, enter
 
 
 class QuEEForImageClassification(QuEEPreTrainedModel):
@@ -51,6 +53,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
     """
 
     config: QuEEConfig
+    gates: Gates
 
     def __init__(self, config: QuEEConfig) -> None:
         super().__init__(config)
@@ -67,18 +70,8 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
 
     def _make_gates(self) -> None:
         self._tree = path_tree(self.config)
-        first_gate = 0 if len(self._tree.children(-1)) > 1 else 1
-        self.gates = nn.ModuleDict(
-            {str(gate): self._make_gate(gate) for gate in range(first_gate, self.config.num_exits)}
-        )
+        self.gates = GATES[self.config.gate_type](gate_spec(self.config, self._tree))
         self._costs: tuple[object, list[list[float]], Router] | None = None
-
-    def _make_gate(self, gate: int) -> ErrorPredictor:
-        config = self.config
-        paths = self._tree.paths[self._tree.first_at_depth(gate) :]
-        rows = encode_paths(paths, config.level_list, config.num_exits)
-        num_features = GATE_FEATURES[config.gate_features].size(config.num_classes) if gate else 0
-        return ErrorPredictor(num_features, rows, config.gate_hidden_size, config.path_embedding_size)
 
     @classmethod
     def from_backbone(
@@ -212,27 +205,33 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             return cast(Tensor, outputs.float())
         return cosine_logits(outputs, self.get_buffer("class_embeddings"), self.config.logit_scale)
 
-    def exit_logits(self, exit_index: int, hidden: Tensor) -> Tensor:
-        """Class logits at an exit, counted from 0: `(batch, labels)`, float32."""
-        return self.head_logits(exit_index, self.pool_exit(exit_index, hidden))
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        """Class logits at an exit, and the spatial variance of the tokens there."""
+        tokens, head = self.trunk.norm(hidden), cast(ExitHead, self.heads[exit_index])
+        variance = spatial_variance(tokens, head.num_prefix_tokens)
+        return ExitReading(self.head_logits(exit_index, head.pool(tokens)), variance)
 
-    def gate_logits(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
-        """Error logits of every path of at least `gate` segments: `(..., paths)`, float32.
+    def summarize(self, reading: ExitReading) -> Tensor:
+        """Reduce what an exit says to what gates keep of it: `(..., summary)`, float32."""
+        kind = GATE_FEATURES[str(self.config.gate_features)]
+        return kind.summarize(reading.logits.softmax(dim=-1), reading.variance)
+
+    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
+        """Take one step: leave, or go on at some level.
 
         Args:
-            gate: Segments run so far; gate 0 stands before the first.
-            current: `(..., labels)`, class probabilities at exit `gate`.
-            previous: The same at the exit before; uniform if there is none.
+            depth: Segments run so far; gate 0 stands before the first.
+            node: `(batch,)`, int64, each image's node in the path tree.
+            seen: `(batch, depth, summary)`, what `summarize` gave at the exits passed.
+            cost_lambda: `(batch,)`, float32.
         """
-        features = current
-        if gate:
-            features = GATE_FEATURES[self.config.gate_features].compute(current, previous)
-        module = cast(ErrorPredictor, self.gates[str(gate)])
-        return cast(Tensor, module(features.to(module.output.weight.dtype)).float())
-
-    def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
-        """Predicted probability that each path is wrong; `gate_logits` through a sigmoid."""
-        return self.gate_logits(gate, current, previous).sigmoid()
+        gates, router = self.gates, self.router
+        if isinstance(gates, ErrorGates):
+            return router.decide(depth, node, gates.logits(depth, seen).sigmoid(), cost_lambda)
+        if not depth:
+            return enter(router, node)
+        right = gates.logits(depth, seen).sigmoid()
+        return decide_by_threshold(router, node, right, gates.threshold(depth, cost_lambda))
 
     def forward(
         self,
@@ -272,7 +271,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         else:
             output = self._routed_forward(pixel_values, cost_lambda)
         if output_all_paths:
-            output.all_logits = tree_forward(self, pixel_values)
+            output.all_logits = tree_forward(self, pixel_values).logits
         if labels is not None:
             output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
         return output
@@ -281,7 +280,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         hidden, logits = self.embed(pixel_values), []
         for segment in range(self.config.num_exits):
             hidden = self.run_segment(segment, self.exact_level, hidden)
-            logits.append(self.exit_logits(segment, hidden))
+            logits.append(self.read_exit(segment, hidden).logits)
         loss = None if labels is None else scaled_exit_loss(torch.stack(logits, dim=1), labels)
         return QuEEImageClassifierOutput(loss=loss, logits=logits[-1])
 

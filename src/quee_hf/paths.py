@@ -6,6 +6,7 @@ that holds every prefix of its members is a tree whose nodes are the paths thems
 
 import itertools
 import random
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,21 +141,48 @@ class PathTree:
         """Node of each path's longest proper prefix, or -1."""
         return [self.index[path[:-1]] if len(path) > 1 else -1 for path in self.paths]
 
+    @cached_property
+    def exact_nodes(self) -> list[int]:
+        """Nodes of the path that runs every segment at the most exact level, one for each exit."""
+        return [self.index[(0,) * depth] for depth in range(1, len(self.paths[-1]) + 1)]
+
+    @cached_property
+    def ancestors(self) -> list[list[int]]:
+        """Nodes of each path's prefixes, shortest first, its own last."""
+        rows: list[list[int]] = []
+        for node, parent in enumerate(self.parents):
+            rows.append([*(rows[parent] if parent >= 0 else ()), node])
+        return rows
+
+    @cached_property
+    def _children(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {node: [] for node in range(-1, len(self.paths))}
+        for node, parent in enumerate(self.parents):
+            found[parent].append(node)
+        return found
+
     def children(self, node: int) -> list[int]:
         """Nodes one segment further; `-1` gives the roots."""
-        return [child for child, parent in enumerate(self.parents) if parent == node]
+        return self._children[node]
 
     def descendants(self, node: int) -> list[int]:
         """Nodes that can still be reached from `node`, itself included; `-1` gives all."""
         if node == -1:
             return list(range(len(self.paths)))
-        start = self.paths[node]
-        return [other for other, path in enumerate(self.paths) if path[: len(start)] == start]
+        found, pending = [], [node]
+        while pending:
+            found.append(pending.pop())
+            pending += self._children[found[-1]]
+        return sorted(found)
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return [len(path) for path in self.paths]
 
     def at_depth(self, depth: int) -> list[int]:
         """Nodes of the paths that end at exit `depth`."""
-        return [node for node, path in enumerate(self.paths) if len(path) == depth]
+        return list(range(self.first_at_depth(depth), self.first_at_depth(depth + 1)))
 
     def first_at_depth(self, depth: int) -> int:
         """First node whose path ends at exit `depth` or later; all later nodes do, too."""
-        return sum(len(path) < depth for path in self.paths)
+        return bisect_left(self._lengths, depth)

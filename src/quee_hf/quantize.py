@@ -80,7 +80,7 @@ def calibrate(  # noqa: PLR0913 - options of one call
     images = _pick_images(calibration_images, num_images).to(model.device)
 
     def classify(hidden: Tensor) -> Tensor:
-        return model.exit_logits(model.config.num_exits - 1, hidden.to(model.dtype))
+        return model.read_exit(model.config.num_exits - 1, hidden.to(model.dtype)).logits
 
     return Calibration.collect(
         model.trunk,

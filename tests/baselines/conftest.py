@@ -25,7 +25,8 @@ def outputs(router: Router, num_images: int = 200, seed: int = 0) -> PathOutputs
     sight = 6 * router.costs * torch.rand(num_images, 1, generator=random)
     noise = torch.randn(num_images, len(router.tree.paths), NUM_LABELS, generator=random)
     signal = torch.nn.functional.one_hot(labels, NUM_LABELS)[:, None] * sight[..., None]
-    return PathOutputs(signal + noise, labels)
+    logits = signal + noise
+    return PathOutputs(logits, logits[..., 0].square(), labels)
 
 
 @pytest.fixture(params=["highest", "any"])

@@ -5,7 +5,7 @@ import torch
 from tests.baselines.conftest import LEVELS, NUM_EXITS, outputs, router
 
 from quee_hf.baselines import BASELINES, GateData
-from quee_hf.baselines.sweep import exact_nodes, geometric_shares
+from quee_hf.baselines.sweep import geometric_shares
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 
 
@@ -90,7 +90,7 @@ def test_patience_equals_a_loop():
     tree = router()
     test = outputs(tree, 60)
     sweep = BASELINES["patience"](GateData(tree, LEVELS, test, test, 0))(test)
-    nodes = exact_nodes(tree.tree)
+    nodes = tree.tree.exact_nodes
     for row, patience in enumerate(range(1, NUM_EXITS + 1)):
         for image in range(60):
             classes = [int(test.logits[image, node].argmax()) for node in nodes]
@@ -107,7 +107,7 @@ def test_budgeted_meets_its_shares_on_what_it_learnt_from():
     tree = router()
     known = outputs(tree, 1000)
     sweep = BASELINES["budgeted"](GateData(tree, LEVELS, known, known, 0))(known)
-    exit_costs = tree.costs[exact_nodes(tree.tree)].double()
+    exit_costs = tree.costs[tree.tree.exact_nodes].double()
     for row, shares in enumerate(geometric_shares(NUM_EXITS)):
         found = [(sweep.cost[row].double() == cost).double().mean() for cost in exit_costs]
         assert torch.stack(found).numpy() == pytest.approx(shares.numpy(), abs=0.002)
@@ -119,6 +119,6 @@ def test_next_best_step_learns(data):
     sweep = BASELINES["next-best-step"](data)(test)
     costs = sweep.cost.double().mean(dim=1)
     assert costs[0] > costs[DEFAULT_LAMBDAS.index(0.3)] > costs[-1] - 1e-9
-    nodes = exact_nodes(data.router.tree)
+    nodes = data.router.tree.exact_nodes
     full = (~test.is_wrong[:, nodes[-1]]).double().mean()
     assert best_accuracy(sweep) > full - 0.01

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from quee_hf.baselines.confidence import DEFAULT_THRESHOLDS, threshold_exits
-from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.paths import PathRules, PathTree
 from quee_hf.routing.costs import path_costs
@@ -22,11 +21,11 @@ def router() -> Router:
 def random_outputs(router: Router, num_images: int = 50) -> PathOutputs:
     random = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(num_images, len(router.tree.paths), NUM_LABELS, generator=random)
-    return PathOutputs(logits, torch.randint(NUM_LABELS, (num_images,), generator=random))
+    return PathOutputs(logits, logits[..., 0], torch.randint(NUM_LABELS, (num_images,), generator=random))
 
 
 def test_exact_nodes_are_the_most_exact_path(router):
-    assert [router.tree.paths[node] for node in exact_nodes(router.tree)] == [(0,), (0, 0), (0, 0, 0)]
+    assert [router.tree.paths[node] for node in router.tree.exact_nodes] == [(0,), (0, 0), (0, 0, 0)]
 
 
 def test_equals_a_loop_over_images(router):
@@ -54,7 +53,7 @@ def test_cost_rises_with_the_threshold(router):
 
 def test_a_probability_equal_to_the_threshold_leaves(router):
     logits = torch.full((1, len(router.tree.paths), 2), 0.0)  # probabilities of exactly one half
-    outputs = PathOutputs(logits, torch.tensor([0]))
+    outputs = PathOutputs(logits, logits[..., 0], torch.tensor([0]))
     assert threshold_exits(router, outputs, [0.5]).cost.item() == pytest.approx(1 / NUM_EXITS)
 
 

@@ -13,7 +13,6 @@ from quee_hf.baselines.joint_training import (
     leaving_shares,
     train_jointly,
 )
-from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.execution.path_outputs import PathOutputs
 
 SIZE = 6
@@ -27,8 +26,8 @@ def features(router, count, seed):
     pooled = torch.randn(count, NUM_EXITS - 1, SIZE, generator=random)
     pooled[..., :NUM_LABELS] += 3 * sight * nn.functional.one_hot(labels, NUM_LABELS)[:, None]
     logits = torch.randn(count, len(router.tree.paths), NUM_LABELS, generator=random)
-    logits[:, exact_nodes(router.tree)[-1]] += 5 * nn.functional.one_hot(labels, NUM_LABELS)
-    return PathOutputs(logits, labels, pooled)
+    logits[:, router.tree.exact_nodes[-1]] += 5 * nn.functional.one_hot(labels, NUM_LABELS)
+    return PathOutputs(logits, logits[..., 0], labels, pooled)
 
 
 def train(cost_lambda, seed=0):
@@ -67,7 +66,7 @@ def test_depth_has_a_price():
     free, dear = (train(price) for price in (0.0, 20.0))
     assert free.cost.mean() > dear.cost.mean() + 0.2
     assert free.is_correct.double().mean() > dear.is_correct.double().mean()
-    first = router().costs[exact_nodes(router().tree)[0]]
+    first = router().costs[router().tree.exact_nodes[0]]
     assert float((dear.cost == first).double().mean()) > 0.95
 
 
@@ -81,7 +80,7 @@ def test_the_last_exit_is_the_backbones_own():
     place = router()
     test = features(place, 50, seed=2)
     gates = JointGates(NUM_EXITS - 1)
-    nodes = exact_nodes(place.tree)
+    nodes = place.tree.exact_nodes
     never = torch.full((50, NUM_EXITS - 1), -1.0)
     sweep = leave_by_gates([(torch.zeros(50, NUM_EXITS - 1, NUM_LABELS), never)], place, test)
     assert torch.equal(sweep.is_correct[0], ~test.is_wrong[:, nodes[-1]])

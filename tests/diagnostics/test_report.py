@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tests.tiny import NUM_LABELS, generator, images, routable
+from tests.tiny import NUM_LABELS, generator, images, predict_errors, routable
 
 from quee_hf.blueprint import uniform_paths
 from quee_hf.diagnostics.evaluation import evaluate_model, plot_evaluation
@@ -146,7 +146,7 @@ class TestGates:
         current = probabilities[:, model.paths.index(start)] if gate else unknown
         previous = probabilities[:, model.paths.index(start[:-1])] if gate > 1 else unknown
         with torch.inference_mode():
-            errors = model.predict_errors(gate, current, previous)
+            errors = predict_errors(model, gate, current, previous)
         paths = [path for path in model.paths if len(path) >= gate]
         return dict(zip(paths, errors.T, strict=True))
 
@@ -159,7 +159,7 @@ class TestGates:
     def test_all_right_has_no_auroc(self, model, outputs):
         column = model.paths.index((0,))
         labels = outputs.routable.logits[:, column].argmax(-1)
-        described = describe_gates(model, PathOutputs(outputs.routable.logits, labels))
+        described = describe_gates(model, PathOutputs(*outputs.routable.readings(), labels))
         assert described[0]["auroc"] is None
         assert described[1]["auroc"] is not None
         json.dumps(described, allow_nan=False)

@@ -28,7 +28,7 @@ POINTS = [
 def test_measures_what_routing_costs_and_gets_right():
     network = ToyNetwork(PathRules(4, 2))
     pixel_values, labels = network.images(40), torch.arange(40) % 3
-    outputs = PathOutputs(tree_forward(network, pixel_values), labels)
+    outputs = PathOutputs(*tree_forward(network, pixel_values), labels)
     lambdas = [4.0, 0.0, 0.25, math.inf]
     points = measure_operating_points(network, outputs, lambdas)
     assert [point["cost_lambda"] for point in points] == sorted(lambdas)

@@ -22,7 +22,9 @@ def examples(network, count):
 def test_collects_the_outputs_of_the_whole_tree_whatever_the_batch_size(network, batch_size):
     outputs = collect_path_outputs(network, examples(network, 7), batch_size=batch_size)
     assert len(outputs) == 7
-    assert torch.equal(outputs.logits, tree_forward(network, network.images(7)))
+    logits, variance = tree_forward(network, network.images(7))
+    assert torch.equal(outputs.logits, logits)
+    assert torch.equal(outputs.variance, variance)
     assert outputs.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert outputs.labels.dtype == torch.int64
 
@@ -41,7 +43,7 @@ def test_an_empty_data_set_is_refused(network):
 
 def test_probabilities_and_errors_by_hand():
     logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0]], [[5.0, 0.0], [0.0, 5.0]]])  # 2 images, 2 paths
-    outputs = PathOutputs(logits, torch.tensor([1, 0]))
+    outputs = PathOutputs(logits, logits[..., 0], torch.tensor([1, 0]))
     assert outputs.probabilities[0, 0].tolist() == [0.5, 0.5]
     # Of equal logits the first class is the prediction.
     assert outputs.is_wrong.tolist() == [[True, False], [False, True]]

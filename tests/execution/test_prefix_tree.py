@@ -13,10 +13,11 @@ from quee_hf.paths import PathRules
 @given(network=networks, count=st.integers(0, 5))
 def test_equals_every_path_run_alone(network, count):
     pixel_values = network.images(count)
-    logits = tree_forward(network, pixel_values)
+    logits, variance = tree_forward(network, pixel_values)
     paths = network.router.tree.paths
     assert logits.shape == (count, len(paths), network.num_labels)
     assert logits.dtype == torch.float32
+    assert variance.shape == (count, len(paths))
     for node, path in enumerate(paths):
         assert torch.equal(logits[:, node], network.run_alone(pixel_values, path))
 

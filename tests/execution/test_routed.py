@@ -77,7 +77,7 @@ def test_neighbours_batch_size_and_order_do_not_matter(network, lambdas, data):
 def test_replay_equals_routed_forward_without_running_a_segment(network, lambdas):
     pixel_values, weights = network.images(len(lambdas)), torch.tensor(lambdas)
     expected = routed_forward(network, pixel_values, weights)
-    outputs = PathOutputs(tree_forward(network, pixel_values), torch.zeros(len(lambdas), dtype=torch.long))
+    outputs = PathOutputs(*tree_forward(network, pixel_values), torch.zeros(len(lambdas), dtype=torch.long))
     network.calls.clear()
     routes = replay(network, outputs, weights)
     assert not network.calls

@@ -6,9 +6,10 @@ import torch
 from tests.tiny import generator
 from torch import Tensor
 
+from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 from quee_hf.paths import Path, PathRules, PathTree
-from quee_hf.routing.router import Router
+from quee_hf.routing.router import Decision, Router
 
 WIDTH, NUM_LABELS, NUM_BUCKETS = 5, 3, 11
 _PRIME = 7
@@ -56,8 +57,17 @@ class ToyNetwork:
         self.calls.append((segment, level, len(hidden)))
         return self._remember((hidden @ self._segments[segment, self.level_list.index(level)]) % _PRIME)
 
-    def exit_logits(self, exit_index: int, hidden: Tensor) -> Tensor:
-        return (hidden[:, 0] @ self._heads[exit_index]) % 5
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        return ExitReading((hidden[:, 0] @ self._heads[exit_index]) % 5, hidden[:, 0, 0])
+
+    def summarize(self, reading: ExitReading) -> Tensor:
+        return reading.logits.softmax(dim=-1)
+
+    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
+        unknown = torch.full((len(node), NUM_LABELS), 1 / NUM_LABELS)
+        current = seen[:, -1] if depth else unknown
+        previous = seen[:, -2] if depth > 1 else unknown
+        return self.router.decide(depth, node, self.predict_errors(depth, current, previous), cost_lambda)
 
     def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
         errors = self._errors[gate][_bucket(current), _bucket(previous)]

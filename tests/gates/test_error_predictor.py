@@ -43,6 +43,14 @@ def test_equals_a_naive_network(predictor):
                 assert probabilities[i, j, k].item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_with_owners_each_path_is_scored_by_one_node(predictor):
+    u = torch.rand(2, 6, 14, generator=generator(0)).double()
+    owners = torch.randint(6, (len(PATHS),), generator=generator(1))
+    everything, picked = predictor(u), predictor(u, owners)
+    expected = torch.stack([everything[:, node, path] for path, node in enumerate(owners)], dim=1)
+    torch.testing.assert_close(picked, expected)
+
+
 def test_every_weight_matters(predictor):
     predictor(torch.rand(5, 14, generator=generator(0)).double()).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in predictor.parameters())

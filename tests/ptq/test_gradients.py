@@ -29,7 +29,7 @@ class Network:
             self.hidden.append(self.trunk.run_blocks(self.hidden[-1], index, index + 1, "fp32"))
 
     def classify(self, hidden):
-        return self.model.exit_logits(0, hidden)
+        return self.model.read_exit(0, hidden).logits
 
     def outputs(self, image):
         """Outputs of all blocks on one image, in one graph, and its logits."""

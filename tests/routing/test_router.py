@@ -41,6 +41,17 @@ class TestReachable:
             row = router.reachable(len(path), torch.tensor([node]))[0]
             assert (row.nonzero().squeeze(1) + first).tolist() == tree.descendants(node)
 
+    def test_owners_are_where_paths_pass(self):
+        tree = PathTree(tuple(PathRules(4, 3).select(15, seed=2)))
+        router = Router(tree, torch.ones(len(tree.paths)))
+        for depth in range(1, 5):
+            nodes = [tree.at_depth(depth)[position] for position in router.owners(depth)]
+            targets = tree.paths[tree.first_at_depth(depth) :]
+            assert [tree.paths[node] for node in nodes] == [path[:depth] for path in targets]
+
+    def test_the_exact_child_runs_the_next_segment_most_exactly(self, router):
+        assert router.exact_child(torch.tensor([ROOT, 0, 1, 2])).tolist() == [0, 2, 4, 5]
+
 
 class TestDecide:
     def test_leaves_when_its_own_path_is_best(self, router):

@@ -41,7 +41,8 @@ def outputs(model: QuEEForImageClassification, count: int, seed: int = 0) -> Pat
     answers = torch.where(is_right, labels[:, None], (labels[:, None] + 1) % NUM_LABELS)
     margin = 0.5 + 2 * (strength - difficulty).clamp(min=0)
     logits = torch.nn.functional.one_hot(answers, NUM_LABELS) * margin[..., None]
-    return PathOutputs(logits + 0.1 * torch.randn(logits.shape, generator=random), labels)
+    logits = logits + 0.1 * torch.randn(logits.shape, generator=random)
+    return PathOutputs(logits, logits[..., 0].square(), labels)
 
 
 def arguments(folder: Any, **overrides: Any) -> TrainingArguments:

@@ -60,7 +60,7 @@ class TestClusters:
         )
         noise = 1e-3 * torch.randn(10, len(model.paths), 5, generator=generator(0))
         labels = torch.tensor([0] * 8 + [1, 0])
-        made = PathOutputs(logits + noise, labels)
+        made = PathOutputs(logits + noise, logits[..., 0], labels)
         result = ErrorTargets.fit(model, made, num_clusters=2)(made)
         assert result[0].tolist() == pytest.approx([(1 + 0.2) / (9 + 1)] * len(model.paths))
         assert result[9].tolist() == pytest.approx([(1 + 0.2) / (1 + 1)] * len(model.paths))
@@ -68,7 +68,7 @@ class TestClusters:
     def test_an_empty_cluster_takes_the_paths_error(self, model):
         logits = torch.zeros(8, len(model.paths), 5)
         logits[:4, :, 1] = 5.0
-        made = PathOutputs(logits, torch.tensor([1, 1, 1, 0, 0, 0, 0, 1]))
+        made = PathOutputs(logits, logits[..., 0], torch.tensor([1, 1, 1, 0, 0, 0, 0, 1]))
         with pytest.warns(ConvergenceWarning, match="Number of distinct clusters"):
             targets = ErrorTargets.fit(model, made, num_clusters=3)
         for part in targets.clusters:

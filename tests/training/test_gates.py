@@ -3,14 +3,14 @@
 import pytest
 import torch
 from tests.reference.training import gate_loss as reference_gate_loss
-from tests.tiny import NUM_LABELS, VARIANTS, generator, quantize_fast, randomize, wrap
+from tests.tiny import NUM_LABELS, VARIANTS, generator, predict_errors, quantize_fast, randomize, wrap
 from tests.training.problem import arguments, changed, noisy_copies, outputs, state
 from tests.training.test_exit_heads import StopAfter
 
 from quee_hf import ErrorTargets, GateTrainer, NotReadyError, QuEEForImageClassification
 from quee_hf.diagnostics.calibration import error_auroc
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
-from quee_hf.gates.features import unknown_probabilities
+from quee_hf.exits.reading import ExitReading
 from quee_hf.training.gates import GateExamples, gate_loss
 
 
@@ -48,7 +48,7 @@ class TestGateLoss:
         num_images, num_paths = 3, len(model.paths)
         probabilities = torch.randn(num_images, num_paths, NUM_LABELS, generator=generator(0)).softmax(dim=-1)
         targets = torch.rand(num_images, num_paths, generator=generator(1))
-        predicted, unknown = {}, unknown_probabilities(1, NUM_LABELS)
+        predicted, unknown = {}, torch.full((1, NUM_LABELS), 1 / NUM_LABELS)
         for image in range(num_images):
             for path in [(), *model.paths]:
                 gate = len(path)
@@ -57,33 +57,14 @@ class TestGateLoss:
                 at = {length: model.paths.index(path[:length]) for length in range(1, gate + 1)}
                 current = probabilities[image, at[gate]][None] if gate else unknown
                 previous = probabilities[image, at[gate - 1]][None] if gate > 1 else unknown
-                errors = model.predict_errors(gate, current, previous)[0].tolist()
+                errors = predict_errors(model, gate, current, previous)[0].tolist()
                 scored = [other for other in model.paths if len(other) >= gate]
                 predicted[image, gate, path] = dict(zip(scored, errors, strict=True))
         gates = [int(gate) for gate in model.gates]
         expected = reference_gate_loss(model.paths, gates, predicted, targets.numpy(), kind)
         # The reference sees error probabilities rounded to float32.
-        assert gate_loss(model, probabilities, targets, kind).item() == pytest.approx(expected, rel=1e-5)
-
-    def test_paths_that_cannot_be_reached_do_not_count(self):
-        model = untrained(levels=["fp32", "bf16", 8], first_level="any")
-        probabilities = torch.randn(4, len(model.paths), NUM_LABELS, generator=generator(0)).softmax(dim=-1)
-        logits = []
-
-        def remember(gate, current, previous, original=model.gate_logits):
-            logits.append((gate, original(gate, current, previous)))
-            logits[-1][1].retain_grad()
-            return logits[-1][1]
-
-        model.gate_logits = remember
-        gate_loss(model, probabilities, torch.rand(4, len(model.paths)), "outcome").backward()
-        for gate, scores in logits:
-            nodes = [path for path in model.paths if len(path) == gate] or [()]
-            targets = [path for path in model.paths if len(path) >= gate]
-            for i, here in enumerate(nodes):
-                for k, target in enumerate(targets):
-                    is_used = bool(scores.grad[:, i, k].abs().sum() > 0)
-                    assert is_used == (target[: len(here)] == here)
+        summaries = model.summarize(ExitReading(probabilities.log(), torch.zeros(num_images, num_paths)))
+        assert gate_loss(model, summaries, targets, kind).item() == pytest.approx(expected, rel=1e-5)
 
 
 class TestLearning:
@@ -110,7 +91,7 @@ class TestLearning:
         depth_one = model.paths.index((0,))
         current = test.probabilities[:, depth_one]
         with torch.no_grad():
-            errors = model.predict_errors(1, current, torch.full_like(current, 1 / NUM_LABELS))
+            errors = predict_errors(model, 1, current, current)
         first = model.router.tree.first_at_depth(1)
         for path in (depth_one, longest):
             rate = test.is_wrong[:, path].float().mean()
@@ -146,7 +127,7 @@ class TestData:
         training = GateTrainer(model, arguments(tmp_path), train_dataset=items, eval_dataset=items)
         assert isinstance(training.train_dataset, GateExamples)
         expected = collect_path_outputs(model, items)
-        assert torch.equal(training.train_dataset.probabilities, expected.probabilities)
+        assert torch.equal(training.train_dataset.summaries, model.summarize(expected.readings()))
         assert torch.equal(training.train_dataset.targets, expected.is_wrong.float())
 
     @pytest.mark.parametrize("kind", ["outcome", "cluster"])
@@ -168,10 +149,12 @@ class TestData:
     def test_examples_by_hand(self):
         model = untrained()
         made = outputs(model, 6)
-        examples = GateExamples(made, ErrorTargets.outcomes())
+        examples = GateExamples(model.summarize(made.readings()), ErrorTargets.outcomes()(made))
         assert len(examples) == 6
         example = examples[2]
-        assert torch.equal(example["probabilities"], made.logits[2].softmax(dim=-1))
+        assert torch.equal(
+            example["summaries"], model.summarize(made.select(torch.tensor([2])).readings())[0]
+        )
         assert torch.equal(example["labels"], (made.logits[2].argmax(dim=-1) != made.labels[2]).float())
 
 
@@ -188,7 +171,7 @@ class TestCheckpoints:
         model = untrained()
         opposite = outputs(model, 128, seed=1)
         # Confident answers are wrong here: what the training images teach makes the loss rise.
-        opposite = type(opposite)(opposite.logits, (opposite.labels + 2) % NUM_LABELS)
+        opposite = type(opposite)(*opposite.readings(), (opposite.labels + 2) % NUM_LABELS)
         training = trainer(model, tmp_path, evaluation=opposite, num_train_epochs=30)
         training.train()
         assert training.state.epoch < 30

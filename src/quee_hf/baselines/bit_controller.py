@@ -9,7 +9,7 @@ from torch.nn import functional
 from quee_hf.baselines.sweep import GateData, Method, Sweep, leave_at
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.exits.loss import cross_entropies
-from quee_hf.gates.features import GATE_FEATURES, known_at_depth
+from quee_hf.gates.features import GATE_FEATURES
 
 PENALTIES = (0.0, 0.01, 0.05, 0.1, 0.3, 0.5, 2.0, 10.0)  # of QuEE's experiments
 _FEATURES = GATE_FEATURES["confidence"]
@@ -32,9 +32,8 @@ class _Choice:
 
     def features(self, outputs: PathOutputs) -> Tensor:
         """Return what the earliest exit says, `(images, features)`."""
-        current, previous = known_at_depth(self.tree, 1, outputs.probabilities)
-        position = self.tree.at_depth(1).index(self.start)
-        return _FEATURES.compute(current[:, position], previous[:, position])
+        first = _FEATURES.summarize(outputs.probabilities[:, self.start], outputs.variance[:, self.start])
+        return _FEATURES.features(first[:, None], outputs.logits.shape[-1])
 
     def losses(self, outputs: PathOutputs) -> Tensor:
         """Return each path's cross entropy, `(images, paths)`."""

@@ -12,7 +12,6 @@ from quee_hf.baselines.sweep import (
     GateData,
     Method,
     Sweep,
-    exact_nodes,
     geometric_shares,
     leave_at_first,
 )
@@ -122,4 +121,4 @@ def _quantile_thresholds(scores: Tensor, shares: Tensor) -> Tensor:
 
 def _scores(router: Router, outputs: PathOutputs, score: Score) -> Tensor:
     """Return each exit's score, `(images, exits)`."""
-    return score(outputs.logits[:, exact_nodes(router.tree)].softmax(dim=-1))
+    return score(outputs.logits[:, router.tree.exact_nodes].softmax(dim=-1))

@@ -2,7 +2,7 @@
 
 import torch
 
-from quee_hf.baselines.sweep import GateData, Method, Sweep, exact_nodes, geometric_shares, leave_at
+from quee_hf.baselines.sweep import GateData, Method, Sweep, geometric_shares, leave_at
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.routing.policy import choose_paths
 
@@ -15,7 +15,7 @@ def random_exits(data: GateData) -> Method:
 
     The shares are `geometric_shares`; the draws depend on the seed and the number of images alone.
     """
-    nodes = torch.tensor(exact_nodes(data.router.tree))
+    nodes = torch.tensor(data.router.tree.exact_nodes)
     shares = geometric_shares(len(nodes))
 
     def method(outputs: PathOutputs) -> Sweep:

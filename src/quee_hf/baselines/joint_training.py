@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quee_hf.baselines.confidence import largest_probability, margin
-from quee_hf.baselines.sweep import Sweep, exact_nodes, leave_at_first
+from quee_hf.baselines.sweep import Sweep, leave_at_first
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.exits.loss import cross_entropies
 from quee_hf.routing.router import Router
@@ -92,7 +92,7 @@ def train_jointly(
         Differs: the backbone's own head at the last exit stays, and gates' weights are at least 1 / 5, or a
         gate at which all should leave would learn nothing.
     """
-    nodes = exact_nodes(router.tree)
+    nodes = router.tree.exact_nodes
     costs = router.costs.cpu()[nodes]
     assert training.pooled is not None
     gates = JointGates(len(nodes) - 1)
@@ -135,13 +135,13 @@ def leave_by_gates(settings: list[tuple[Tensor, Tensor]], router: Router, output
         router: The paths and their costs.
         outputs: Of all paths; the classes of the last exit are taken from here.
     """
-    nodes = exact_nodes(router.tree)
+    nodes = router.tree.exact_nodes
     correct, costs = [], []
     for logits, leaving in settings:
         may_leave = functional.pad(leaving >= 0, (0, 1))  # whatever is said of the last
         own = outputs.logits.clone()
         own[:, nodes[:-1]] = logits
-        sweep = leave_at_first(may_leave[None], router, PathOutputs(own, outputs.labels))
+        sweep = leave_at_first(may_leave[None], router, PathOutputs(own, outputs.variance, outputs.labels))
         correct.append(sweep.is_correct)
         costs.append(sweep.cost)
     return Sweep(torch.cat(correct), torch.cat(costs))

@@ -11,7 +11,7 @@ from quee_hf.baselines.sweep import GateData, Method, Sweep, leave_at
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.gates.error_predictor import ErrorPredictor, encode_paths
-from quee_hf.gates.features import GATE_FEATURES, known_at_depth
+from quee_hf.gates.features import GATE_FEATURES, seen_at_depth
 from quee_hf.paths import PathTree
 from quee_hf.routing.router import ROOT
 
@@ -38,7 +38,7 @@ class _Gates(nn.Module):
         tree = data.router.tree
         paths = [tree.paths[node] for node in place.options]
         rows = encode_paths(paths, data.levels, len(tree.paths[-1]))
-        size = _FEATURES.size(data.training.logits.shape[-1]) if place.depth else 0
+        size = _FEATURES.size(data.training.logits.shape[-1], place.depth) if place.depth else 0
         gates = [ErrorPredictor(size, rows, _HIDDEN_SIZE, _EMBEDDING_SIZE) for _ in DEFAULT_LAMBDAS]
         parameters, self._buffers_of_all = stack_module_state(list(gates))
         self._template = [gates[0].to("meta")]  # in a list: its parameters are not ours
@@ -92,8 +92,10 @@ def _places(tree: PathTree) -> list[_Depth]:
 
 def _features(place: _Depth, tree: PathTree, outputs: PathOutputs) -> Tensor:
     """Return what is known at each node of a depth, `(images, nodes, features)`."""
-    current, previous = known_at_depth(tree, place.depth, outputs.probabilities)
-    return _FEATURES.compute(current, previous) if place.depth else current
+    if not place.depth:
+        return torch.empty(len(outputs), 1, 0)
+    summaries = _FEATURES.summarize(outputs.probabilities, outputs.variance)
+    return _FEATURES.features(seen_at_depth(tree, place.depth, summaries), outputs.logits.shape[-1])
 
 
 def _values(place: _Depth, data: GateData, outputs: PathOutputs) -> Tensor:

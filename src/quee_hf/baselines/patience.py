@@ -2,7 +2,7 @@
 
 import torch
 
-from quee_hf.baselines.sweep import GateData, Method, Sweep, exact_nodes, leave_at_first
+from quee_hf.baselines.sweep import GateData, Method, Sweep, leave_at_first
 from quee_hf.execution.path_outputs import PathOutputs
 
 
@@ -18,7 +18,7 @@ def by_patience(data: GateData) -> Method:
     router = data.router
 
     def method(outputs: PathOutputs) -> Sweep:
-        classes = outputs.logits[:, exact_nodes(router.tree)].argmax(dim=-1)  # (images, exits)
+        classes = outputs.logits[:, router.tree.exact_nodes].argmax(dim=-1)  # (images, exits)
         agrees = classes[:, 1:] == classes[:, :-1]
         confirmed = torch.zeros_like(classes)
         for position in range(1, classes.shape[1]):

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.levels import Level
-from quee_hf.paths import PathTree
 from quee_hf.routing.router import Router
 
 
@@ -53,11 +52,6 @@ def leave_at(nodes: Tensor, outputs: PathOutputs, costs: Tensor) -> Sweep:
     return Sweep(~is_wrong, costs.cpu()[nodes])
 
 
-def exact_nodes(tree: PathTree) -> list[int]:
-    """Return the nodes of the path that runs every segment at the most exact level, one for each exit."""
-    return [tree.index[(0,) * depth] for depth in range(1, len(tree.paths[-1]) + 1)]
-
-
 def leave_at_first(is_reached: Tensor, router: Router, outputs: PathOutputs) -> Sweep:
     """Let each image leave at the first exit where it may, or at the last; all at the most exact level.
 
@@ -69,7 +63,7 @@ def leave_at_first(is_reached: Tensor, router: Router, outputs: PathOutputs) -> 
     may_leave = is_reached.clone()
     may_leave[..., -1] = True
     exits = may_leave.int().argmax(dim=-1)  # argmax takes the first of equals
-    return leave_at(torch.tensor(exact_nodes(router.tree))[exits], outputs, router.costs)
+    return leave_at(torch.tensor(router.tree.exact_nodes)[exits], outputs, router.costs)
 
 
 def geometric_shares(num_exits: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from quee_hf.baselines import GateData, Sweep
-from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted, OwnGates
 from quee_hf.build.comparison_pictures import draw_classes, draw_clusters, draw_comparison
 from quee_hf.build.files import UNFINISHED, write_json, write_text
@@ -25,7 +24,7 @@ from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.comparison import compare_sweeps, comparison_table
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import describe_classes, rounded
-from quee_hf.diagnostics.static_paths import AllOutputs, collect_all_outputs
+from quee_hf.diagnostics.static_paths import AllOutputs, as_tensors, collect_all_outputs, from_tensors
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError, NotReadyError
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
@@ -113,7 +112,7 @@ def compare(
     move(model, torch.device("cpu"))
     key = f"{identity} {test.fingerprint} {validation.fingerprint} {plan.gate_epochs} {library_versions()}"
     fits = _fit_all(model, plan, validation, (known.routable, outputs), output, key)
-    full_path = ~outputs.routable.is_wrong[:, exact_nodes(model.router.tree)[-1]]
+    full_path = ~outputs.routable.is_wrong[:, model.router.tree.exact_nodes[-1]]
     sweeps = {name: [one.sweep for one in fitted] for name, fitted in fits.items()}
     methods = compare_sweeps(sweeps, OWN, full_path.numpy())
     full_accuracy = float(full_path.double().mean())
@@ -172,18 +171,15 @@ def _outputs(
     def make() -> dict[str, Tensor]:
         prepared = images.with_processor(image_processor)
         found = collect_all_outputs(model, prepared, batch_size=plan.batch_size)
-        routable, uniform = found.routable.logits, found.uniform.logits
-        tensors = {"routable": routable, "uniform": uniform, "labels": found.routable.labels}
+        tensors = as_tensors(found)
         if model.config.num_exits > 1:
             features = collect_exit_features(model, prepared, batch_size=plan.batch_size)
             tensors["pooled"] = features.pooled
         return tensors
 
     tensors = _cached(path, f"{identity} {images.fingerprint}", make)
-    labels, pooled = tensors["labels"], tensors.get("pooled")
-    return AllOutputs(
-        PathOutputs(tensors["routable"], labels, pooled), PathOutputs(tensors["uniform"], labels)
-    )
+    outputs = from_tensors(tensors)
+    return replace(outputs, routable=replace(outputs.routable, pooled=tensors.get("pooled")))
 
 
 def _fit(path: Path, key: str, run: Callable[[], Fitted]) -> Fitted:

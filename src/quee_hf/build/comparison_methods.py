@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from quee_hf.baselines import BASELINES, Fit, GateData, Sweep
 from quee_hf.baselines.joint_training import LAMBDAS, leave_by_gates, train_jointly
-from quee_hf.baselines.sweep import exact_nodes, leave_at
+from quee_hf.baselines.sweep import leave_at
 from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.build.rebuild import rebuild
 from quee_hf.build.training import Schedule, fit_gates
@@ -97,7 +97,7 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
     """Train heads and gates together, once for each price."""
     settings, routable = [], test.routable
     if routable.pooled is None:  # one exit: there is nothing to leave
-        nodes = torch.tensor(exact_nodes(model.router.tree))[:, None].expand(-1, len(routable))
+        nodes = torch.tensor(model.router.tree.exact_nodes)[:, None].expand(-1, len(routable))
         return Fitted(leave_at(nodes, routable, model.router.costs), {})
     for price in tqdm(LAMBDAS, desc="Training jei-dnn", unit="price", leave=False):
         twin = rebuild(model)

@@ -185,7 +185,7 @@ def measure_levels(
         with torch.inference_mode():
             hidden = model.embed(batch["pixel_values"].to(model.device))
             for level in levels:
-                logits = model.exit_logits(last, model.trunk.run_blocks(hidden, 0, num_blocks, level))
+                logits = model.read_exit(last, model.trunk.run_blocks(hidden, 0, num_blocks, level)).logits
                 is_correct[level].append(logits.argmax(dim=-1).cpu() == torch.as_tensor(batch["labels"]))
     return {level: describe_accuracy(torch.cat(parts)) for level, parts in is_correct.items()}
 

@@ -14,13 +14,13 @@ from quee_hf.build.rebuild import move, rebuild, with_routes
 from quee_hf.build.report import write_report
 from quee_hf.build.roles import OPERATING_POINTS, positions
 from quee_hf.build.training import train_gates, train_heads
-from quee_hf.diagnostics.static_paths import collect_all_outputs
+from quee_hf.diagnostics.static_paths import as_tensors, collect_all_outputs, from_tensors
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.quantize import calibrate, load_calibration, quantize, save_calibration
 
 # Raised when a stage's code changes so that what earlier versions made must not be reused.
-STAGE_FORMAT = 2
+STAGE_FORMAT = 3
 CALIBRATION_FILE = "calibration.safetensors"
 OUTPUTS_FILE = "path_outputs.safetensors"
 
@@ -117,12 +117,7 @@ def _collect_outputs(ingredients: Ingredients, folder_of: Callable[[str], Path],
     ingredients.say(f"{len(model.paths)} paths on {len(images)} images")
     move(model, ingredients.device)
     outputs = collect_all_outputs(model, images, batch_size=ingredients.recipe.batch_size)
-    tensors = {
-        "logits": outputs.routable.logits,
-        "uniform_logits": outputs.uniform.logits,
-        "labels": outputs.routable.labels,
-    }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / OUTPUTS_FILE)
+    save_file(as_tensors(outputs), target / OUTPUTS_FILE)
 
 
 def _train_gates(ingredients: Ingredients, folder_of: Callable[[str], Path], target: Path) -> None:
@@ -199,9 +194,8 @@ def run_stage(stage: Stage, ingredients: Ingredients, folder_of: Callable[[str],
 
 def load_outputs(folder: Path) -> tuple[PathOutputs, PathOutputs]:
     """Return the collected outputs of the model's paths, and of the whole network at each level."""
-    tensors = load_file(folder / OUTPUTS_FILE)
-    labels = tensors["labels"]
-    return PathOutputs(tensors["logits"], labels), PathOutputs(tensors["uniform_logits"], labels)
+    outputs = from_tensors(load_file(folder / OUTPUTS_FILE))
+    return outputs.routable, outputs.uniform
 
 
 def _save(model: QuEEForImageClassification, ingredients: Ingredients, target: Path) -> None:

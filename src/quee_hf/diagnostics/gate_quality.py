@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quee_hf.baselines.sweep import exact_nodes
 from quee_hf.diagnostics.calibration import (
     area_under_risk_coverage,
     error_auroc,
@@ -14,11 +13,11 @@ from quee_hf.diagnostics.calibration import (
 )
 from quee_hf.diagnostics.report import rounded
 from quee_hf.execution.path_outputs import PathOutputs
-from quee_hf.gates.features import known_at_depth
+from quee_hf.execution.scoring import PathScores, score_paths
+from quee_hf.exits.reading import ExitReading
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.routing.router import ROOT
 
-_IMAGES_PER_CHUNK = 512  # a gate's features are (images, nodes, 2 * labels + 4)
+_IMAGES_PER_CHUNK = 512  # a gate's hidden layer is (images, paths, hidden)
 
 
 def describe_gates(
@@ -28,9 +27,9 @@ def describe_gates(
 
     Per gate:
 
-    - `rmse`: root mean squared difference to the targets, over all nodes where the gate may stand, all paths
-      that can be reached from there, and all images; `rmse_of_constant`: the same if each path's mean target
-      were predicted for every image. A gate that is not below it has learnt nothing of single images.
+    - `rmse`: root mean squared difference to the targets, over all paths that the gate scores and all images;
+      `rmse_of_constant`: the same if each path's mean target were predicted for every image. A gate that is
+      not below it has learnt nothing of single images.
     - `auroc` and `ece`: of the predicted error of leaving at once, on the most exact path; `auroc` is how
       often a wrong image is ranked above a right one (None if all are right or all wrong), `ece` the expected
       calibration error, `aurc` the area under risk over coverage. `auroc_of_max_probability` and
@@ -46,40 +45,32 @@ def describe_gates(
         the first two numbers: it knows nothing of the image.
     """
     targets = outputs.is_wrong.float() if targets is None else targets
-    return [_describe_gate(model, outputs, targets, gate) for gate in map(int, model.gates)]
+    return [_describe_gate(model, outputs, targets, gate) for gate in model.gates.numbers]
 
 
 @torch.inference_mode()
 def predicted_errors(
     model: QuEEForImageClassification, outputs: PathOutputs, gate: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the images of a chunk, and a gate's predictions at all nodes of its depth.
-
-    Predictions are `(images, nodes, paths)`. Paths are those of at least `gate` segments; those that cannot
-    be reached from a node mean nothing there.
-    """
-    tree = model.router.tree
+) -> Iterator[tuple[slice, PathScores]]:
+    """Yield the images of a chunk, and what a gate says of paths."""
     for start in range(0, len(outputs), _IMAGES_PER_CHUNK):
         images = slice(start, start + _IMAGES_PER_CHUNK)
-        probabilities = outputs.logits[images].softmax(dim=-1)
-        yield images, model.predict_errors(gate, *known_at_depth(tree, gate, probabilities))
+        summaries = model.summarize(ExitReading(*(part[images] for part in outputs.readings())))
+        yield images, score_paths(model.gates, model.router, gate, summaries)
 
 
 def _describe_gate(
     model: QuEEForImageClassification, outputs: PathOutputs, targets: Tensor, gate: int
 ) -> dict[str, Any]:
-    router = model.router.to(torch.device("cpu"))
-    nodes = router.tree.at_depth(gate) if gate else [ROOT]
-    reachable = router.reachable(gate, torch.tensor(nodes))  # (nodes, paths)
-    wanted = targets[:, router.tree.first_at_depth(gate) :].double()
     squares, constant_squares = torch.zeros(2, dtype=torch.float64)
-    leaving = []
-    for images, predicted in predicted_errors(model, outputs, gate):
-        squares = squares + (predicted.double() - wanted[images, None]).square()[:, reachable].sum()
-        gaps = (wanted.mean(dim=0) - wanted[images]).square()
-        constant_squares = constant_squares + gaps[:, None].expand_as(predicted)[:, reachable].sum()
-        leaving.append(predicted[:, 0, 0])
-    count = len(outputs) * int(reachable.sum())
+    leaving, count = [], 0
+    for images, (nodes, logits) in predicted_errors(model, outputs, gate):
+        predicted, wanted = logits.sigmoid(), targets[images][:, nodes].double()
+        squares = squares + (predicted.double() - wanted).square().sum()
+        means = targets[:, nodes].double().mean(dim=0)
+        constant_squares = constant_squares + (means - wanted).square().sum()
+        leaving.append(predicted[:, 0])
+        count += wanted.numel()
     described: dict[str, Any] = {
         "exit_block": model.config.exit_blocks[gate - 1] if gate else 0,
         "rmse": rounded((squares / count).sqrt()),
@@ -91,8 +82,8 @@ def _describe_gate(
 def _describe_leaving(
     model: QuEEForImageClassification, outputs: PathOutputs, gate: int, predicted: Tensor
 ) -> dict[str, Any]:
-    # The first node of a depth, and the first path from there on, is the most exact path's.
-    node = exact_nodes(model.router.tree)[gate - 1]
+    # The first path that a gate scores is the most exact one, left at once.
+    node = model.router.tree.exact_nodes[gate - 1]
     is_wrong = outputs.is_wrong[:, node].numpy()
     doubt = (1 - outputs.logits[:, node].softmax(dim=-1).amax(dim=-1)).clamp(0, 1).numpy()
     auroc, auroc_of_max = error_auroc(predicted.numpy(), is_wrong), error_auroc(doubt, is_wrong)

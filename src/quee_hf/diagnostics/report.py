@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quee_hf.baselines.sweep import Sweep, exact_nodes
+from quee_hf.baselines.sweep import Sweep
 from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.configuration import QuEEConfig
 from quee_hf.execution.path_outputs import PathOutputs, replay
@@ -94,7 +94,7 @@ def describe_thresholds(thresholds: Sequence[float], result: Sweep) -> list[dict
 
 def describe_exits(model: QuEEForImageClassification, outputs: PathOutputs) -> list[dict[str, Any]]:
     """Return what each exit achieves if all images leave there, at the most exact level."""
-    nodes = exact_nodes(model.router.tree)
+    nodes = model.router.tree.exact_nodes
     return _describe(model, [model.paths[node] for node in nodes], outputs.is_wrong[:, nodes])
 
 

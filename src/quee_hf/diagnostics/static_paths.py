@@ -1,5 +1,6 @@
 """Outputs of the paths that gates choose from, and of the whole network at each single level."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,12 @@ from torch.utils.data import Dataset
 
 from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
+from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.paths import Path, PathTree, prefixes
 from quee_hf.routing.costs import path_costs
-from quee_hf.routing.router import Router
+from quee_hf.routing.router import Decision, Router
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,26 @@ def collect_all_outputs(
     index = network.router.tree.index
 
     def of(paths: list[Path]) -> PathOutputs:
-        return PathOutputs(outputs.logits[:, [index[path] for path in paths]], outputs.labels)
+        return outputs.of_paths([index[path] for path in paths])
 
     return AllOutputs(of(list(model.paths)), of(uniform_paths(model.config)))
+
+
+def as_tensors(outputs: AllOutputs) -> dict[str, Tensor]:
+    """Return outputs as named tensors, fit for a file."""
+    named = {"labels": outputs.routable.labels}
+    for name, part in (("routable", outputs.routable), ("uniform", outputs.uniform)):
+        named |= {f"{name}_logits": part.logits.contiguous(), f"{name}_variance": part.variance.contiguous()}
+    return named
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> AllOutputs:
+    """Return what `as_tensors` was given."""
+    routable, uniform = (
+        PathOutputs(tensors[f"{name}_logits"], tensors[f"{name}_variance"], tensors["labels"])
+        for name in ("routable", "uniform")
+    )
+    return AllOutputs(routable, uniform)
 
 
 class _MorePaths:
@@ -77,8 +96,11 @@ class _MorePaths:
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         return self._model.run_segment(segment, level, hidden)
 
-    def exit_logits(self, exit_index: int, hidden: Tensor) -> Tensor:
-        return self._model.exit_logits(exit_index, hidden)
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        return self._model.read_exit(exit_index, hidden)
 
-    def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
-        return self._model.predict_errors(gate, current, previous)
+    def summarize(self, reading: ExitReading) -> Tensor:
+        return self._model.summarize(reading)
+
+    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
+        return self._model.decide(depth, node, seen, cost_lambda)

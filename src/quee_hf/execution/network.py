@@ -4,8 +4,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
-from quee_hf.routing.router import Router
+from quee_hf.routing.router import Decision, Router
 
 
 class Network(Protocol):
@@ -29,11 +30,18 @@ class Network(Protocol):
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment, counted from 0, on all images at one level."""
 
-    def exit_logits(self, exit_index: int, hidden: Tensor) -> Tensor:
-        """Class logits at an exit, counted from 0: `(batch, labels)`, float32."""
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        """What an exit, counted from 0, says of each image."""
 
-    def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
-        """Predicted error of every path of at least `gate` segments: `(..., paths)`, float32.
+    def summarize(self, reading: ExitReading) -> Tensor:
+        """What gates keep of an exit, `(batch, summary)`, float32."""
 
-        `current` and `previous` are class probabilities, `(..., labels)`, at exits `gate` and `gate - 1`.
+    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
+        """Take one step: leave, or go on at some level.
+
+        Args:
+            depth: Segments run so far; all images stand at this depth.
+            node: `(batch,)`, int64, each image's node in the path tree.
+            seen: `(batch, depth, summary)`, of the exits passed, the newest last.
+            cost_lambda: `(batch,)`, float32.
         """

@@ -11,13 +11,15 @@ from tqdm.auto import tqdm
 from quee_hf.execution.network import Network
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.walk import Routes, walk
+from quee_hf.exits.reading import ExitReading
 
 
 @dataclass(frozen=True)
 class PathOutputs:
-    """Class probabilities of every path for a set of images."""
+    """What the exit of every path says of a set of images."""
 
     logits: Tensor  # (images, paths, labels), float32
+    variance: Tensor  # (images, paths), float32, as `quee_hf.exits.reading.spatial_variance` gives it
     labels: Tensor  # (images,), int64
     pooled: Tensor | None = (
         None  # (images, exits - 1, size): what the trainable heads read, where it is needed
@@ -39,7 +41,15 @@ class PathOutputs:
     def select(self, indices: Tensor) -> "PathOutputs":
         """Return the outputs of some of the images."""
         pooled = None if self.pooled is None else self.pooled[indices]
-        return PathOutputs(self.logits[indices], self.labels[indices], pooled)
+        return PathOutputs(self.logits[indices], self.variance[indices], self.labels[indices], pooled)
+
+    def of_paths(self, nodes: list[int]) -> "PathOutputs":
+        """Return the outputs of some of the paths."""
+        return PathOutputs(self.logits[:, nodes], self.variance[:, nodes], self.labels)
+
+    def readings(self) -> ExitReading:
+        """Return what the exits say: logits `(images, paths, labels)`, variances `(images, paths)`."""
+        return ExitReading(self.logits, self.variance)
 
 
 def collect_path_outputs(
@@ -56,26 +66,28 @@ def collect_path_outputs(
     Raises:
         ValueError: If the data set is empty.
     """
-    logits, labels = [], []
+    readings, labels = [], []
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Running all paths", unit="batch"):
         with torch.inference_mode():
-            logits.append(tree_forward(network, batch["pixel_values"].to(device)).cpu())
+            reading = tree_forward(network, batch["pixel_values"].to(device))
+        readings.append((reading.logits.cpu(), reading.variance.cpu()))
         labels.append(torch.as_tensor(batch["labels"]))
     if not labels:
         raise ValueError("The data set is empty.")
-    return PathOutputs(torch.cat(logits), torch.cat(labels).long())
+    logits, variance = (torch.cat(parts) for parts in zip(*readings, strict=True))
+    return PathOutputs(logits, variance, torch.cat(labels).long())
 
 
 class _OutputReader:
     """Looks up what the network would have computed."""
 
-    def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
-        self._active = torch.arange(len(logits))
+    def __init__(self, outputs: PathOutputs) -> None:
+        self._outputs = outputs
+        self._active = torch.arange(len(outputs))
 
-    def __call__(self, kept: Tensor, nodes: Tensor) -> Tensor:
+    def __call__(self, kept: Tensor, nodes: Tensor) -> ExitReading:
         self._active = self._active[kept]
-        return self._logits[self._active, nodes]
+        return ExitReading(*(part[self._active, nodes] for part in self._outputs.readings()))
 
 
 @torch.inference_mode()
@@ -87,4 +99,4 @@ def replay(network: Network, outputs: PathOutputs, cost_lambda: Tensor) -> Route
         outputs: Collected with the same model.
         cost_lambda: `(images,)`, float32, at least 0.
     """
-    return walk(network, _OutputReader(outputs.logits), cost_lambda)
+    return walk(network, _OutputReader(outputs), cost_lambda)

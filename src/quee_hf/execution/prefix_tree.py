@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Network
+from quee_hf.exits.reading import ExitReading
 from quee_hf.routing.router import ROOT
 
 
-def tree_forward(network: Network, pixel_values: Tensor) -> Tensor:
-    """Return the logits of every path in the network's tree.
+def tree_forward(network: Network, pixel_values: Tensor) -> ExitReading:
+    """Return what the exit of every path in the network's tree says.
 
     Nodes are visited depth first, so at most one batch of tokens per depth is alive.
 
@@ -17,16 +18,17 @@ def tree_forward(network: Network, pixel_values: Tensor) -> Tensor:
         pixel_values: `(batch, channels, height, width)`.
 
     Returns:
-        `(batch, paths, labels)`, float32, paths in the tree's order.
+        Logits `(batch, paths, labels)`, variances `(batch, paths)`, paths in the tree's order.
     """
     tree = network.router.tree
     hidden = network.embed(pixel_values)
     logits = torch.empty(len(hidden), len(tree.paths), network.num_labels, device=hidden.device)
+    variance = torch.empty(logits.shape[:2], device=hidden.device)
     pending = [(node, hidden) for node in tree.children(ROOT)]
     while pending:
         node, hidden = pending.pop()
         path = tree.paths[node]
         hidden = network.run_segment(len(path) - 1, network.level_list[path[-1]], hidden)
-        logits[:, node] = network.exit_logits(len(path) - 1, hidden)
+        logits[:, node], variance[:, node] = network.read_exit(len(path) - 1, hidden)
         pending += [(child, hidden) for child in tree.children(node)]
-    return logits
+    return ExitReading(logits, variance)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from quee_hf.execution.network import Network
 from quee_hf.execution.walk import Routes, walk
+from quee_hf.exits.reading import ExitReading
 from quee_hf.paths import Path
 
 
@@ -19,7 +20,7 @@ class _SegmentRunner:
             [path[-1] for path in network.router.tree.paths], device=hidden.device
         )
 
-    def __call__(self, kept: Tensor, nodes: Tensor) -> Tensor:
+    def __call__(self, kept: Tensor, nodes: Tensor) -> ExitReading:
         levels = self._level_of_node[nodes]
         is_whole = len(kept) == len(self._hidden)
         groups = torch.unique(levels).tolist()
@@ -32,7 +33,7 @@ class _SegmentRunner:
                 hidden[members] = self._run(level, self._hidden[kept[members]])
         self._hidden = hidden
         self._segment += 1
-        return self._network.exit_logits(self._segment - 1, hidden)
+        return self._network.read_exit(self._segment - 1, hidden)
 
     def _run(self, level_index: int, hidden: Tensor) -> Tensor:
         return self._network.run_segment(self._segment, self._network.level_list[level_index], hidden)
@@ -56,4 +57,4 @@ def run_path(network: Network, pixel_values: Tensor, path: Path) -> Tensor:
     hidden = network.embed(pixel_values)
     for segment, level_index in enumerate(path):
         hidden = network.run_segment(segment, network.level_list[level_index], hidden)
-    return network.exit_logits(len(path) - 1, hidden)
+    return network.read_exit(len(path) - 1, hidden).logits

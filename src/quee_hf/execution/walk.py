@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Network
-from quee_hf.gates.features import unknown_probabilities
+from quee_hf.exits.reading import ExitReading
 from quee_hf.routing.router import ROOT
 
 
 class Advance(Protocol):
     """Take images one segment further."""
 
-    def __call__(self, kept: Tensor, nodes: Tensor) -> Tensor:
+    def __call__(self, kept: Tensor, nodes: Tensor) -> ExitReading:
         """Run the last segment of each image's new path.
 
         Args:
@@ -25,7 +25,7 @@ class Advance(Protocol):
             nodes: `(n,)`, int64, each one's new node.
 
         Returns:
-            Class logits at the exit reached, `(n, labels)`, float32.
+            What the exit reached says of each.
         """
 
 
@@ -56,15 +56,13 @@ def walk(network: Network, advance: Advance, cost_lambda: Tensor) -> Routes:
     )
     active = torch.arange(batch, device=device)  # position in the batch of each image still inside
     node, error = routes.node.clone(), routes.error.clone()
-    current = previous = unknown_probabilities(batch, network.num_labels, device=device)
-    depth, num_exits = 0, len(router.tree.paths[-1])
-    logits = routes.logits
+    seen = torch.empty(batch, 0, 1, device=device)  # of each exit passed what gates keep of it
+    depth, num_exits, logits = 0, len(router.tree.paths[-1]), routes.logits
     while len(active):
         if (child := router.only_child(ROOT)) is not None and depth == 0:
             next_node = torch.full_like(node, child)
         elif depth < num_exits:
-            errors = network.predict_errors(depth, current, previous)
-            next_node, error = router.decide(depth, node, errors, cost_lambda[active])
+            next_node, error = network.decide(depth, node, seen, cost_lambda[active])
         else:
             next_node = node
         stays = next_node != node
@@ -74,10 +72,12 @@ def walk(network: Network, advance: Advance, cost_lambda: Tensor) -> Routes:
             routes.node[active[left]] = node[left]
             routes.logits[active[left]] = logits[left]
             routes.error[active[left]] = error[left]
-            active, next_node, error, current = active[kept], next_node[kept], error[kept], current[kept]
+            active, next_node, error, seen = active[kept], next_node[kept], error[kept], seen[kept]
             if not len(active):
                 break
-        logits = advance(kept, next_node)
-        node, previous, current = next_node, current, logits.softmax(dim=-1)
+        reading = advance(kept, next_node)
+        summary = network.summarize(reading)[:, None]
+        seen = torch.cat([seen, summary], dim=1) if depth else summary
+        node, logits = next_node, reading.logits
         depth += 1
     return routes

@@ -1,10 +1,13 @@
-"""`ErrorPredictor`: the QuEE gate, P(path is wrong) for every path that may still be taken."""
+"""The QuEE gates: P(path is wrong) for every path that may still be taken."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from quee_hf.gates.features import GATE_FEATURES
+from quee_hf.gates.spec import GateSpec
 from quee_hf.levels import Level, level_bits
 from quee_hf.paths import Path
 
@@ -58,13 +61,64 @@ class ErrorPredictor(nn.Module):
         self.output = nn.Linear(hidden_size, 1)
         self.register_buffer("path_codes", torch.tensor(code_rows), persistent=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `u`, `(..., num_features)`, to error logits, `(..., paths)`."""
+    def forward(self, features: Tensor, owners: Tensor | None = None) -> Tensor:
+        """Map `u` to error logits of every path.
+
+        Args:
+            features: `(..., num_features)`.
+            owners: `(paths,)`, int64: features are then `(..., nodes, num_features)`, and each path is scored
+                by those of one node. What that takes grows with the number of paths, not with its square.
+
+        Returns:
+            `(..., paths)`.
+        """
         path_part = self.path(self.embed(self.path_codes.to(self.embed.weight.dtype)))  # (paths, hidden)
         if self.features is None:
             # Computed once: rows of a larger product may be rounded differently, and so decided differently.
             same: Tensor = self.output(path_part.relu()).squeeze(-1)
-            return same.expand(*features.shape[:-1], -1)
-        hidden = self.features(features)[..., None, :] + path_part
+            return same.expand(*features.shape[: -1 if owners is None else -2], -1)
+        known = self.features(features)
+        hidden = (known[..., None, :] if owners is None else known[..., owners, :]) + path_part
         logits: Tensor = self.output(hidden.relu()).squeeze(-1)
         return logits
+
+
+class ErrorGates(nn.ModuleDict):
+    """An `ErrorPredictor` for each depth where there is something to decide, by the number of segments run.
+
+    Args:
+        spec: What they are built from.
+    """
+
+    def __init__(self, spec: GateSpec) -> None:
+        super().__init__()
+        self._features, self._num_labels = spec.features, spec.num_labels
+        first = 0 if len(spec.tree.children(-1)) > 1 else 1
+        self.update({str(gate): self._make(spec, gate) for gate in range(first, spec.num_exits)})
+
+    def _make(self, spec: GateSpec, gate: int) -> ErrorPredictor:
+        paths = spec.tree.paths[spec.tree.first_at_depth(gate) :]
+        rows = encode_paths(paths, spec.levels, spec.num_exits)
+        num_features = GATE_FEATURES[spec.features].size(spec.num_labels, gate) if gate else 0
+        return ErrorPredictor(num_features, rows, spec.hidden_size, spec.path_embedding_size)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The gates there are, by the number of segments run."""
+        return [int(gate) for gate in self]
+
+    def logits(self, gate: int, seen: Tensor, owners: Tensor | None = None) -> Tensor:
+        """Map the summaries of the exits passed to error logits of every path of at least `gate` segments.
+
+        Args:
+            gate: Segments run so far.
+            seen: `(..., gate, summary)`, or with `owners` `(..., nodes, gate, summary)`; gate 0 looks at the
+                leading dimensions alone.
+            owners: As `ErrorPredictor` takes them.
+
+        Returns:
+            `(..., paths)`, float32.
+        """
+        module = cast(ErrorPredictor, self[str(gate)])
+        features = GATE_FEATURES[self._features].features(seen, self._num_labels) if gate else seen[..., 0]
+        return cast(Tensor, module(features.to(module.output.weight.dtype), owners).float())

@@ -1,4 +1,4 @@
-"""What a gate knows of an image: the class probabilities at this exit and the one before. Pure functions."""
+"""What a gate knows of an image: a summary of each exit it has passed. Pure functions."""
 
 import math
 from collections.abc import Callable
@@ -9,103 +9,141 @@ from torch import Tensor
 
 from quee_hf.paths import PathTree
 
-_NUM_RANKS = 3  # largest probabilities that the confidence features look at
+_NUM_RANKS = 3  # largest probabilities that the confidence summary looks at
 _SMALLEST = 1e-7  # below this a float32 softmax is noise
 _LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near 1
 
 
-def unknown_probabilities(batch_size: int, num_labels: int, *, device: torch.device | None = None) -> Tensor:
-    """Return what is known before any exit: the uniform distribution, `(batch, labels)` float32."""
-    return torch.full((batch_size, num_labels), 1 / num_labels, device=device)
+class FeatureKind(NamedTuple):
+    """A way to describe an image to a gate: each exit is summarised once, a gate joins the summaries.
+
+    Args:
+        summarize: Maps an exit's class probabilities, `(..., labels)`, and spatial variance, `(...)`, to its
+            summary, `(..., summary)`, float32.
+        join: Maps the summaries of the exits passed, `(..., exits, summary)`, the newest last, to features,
+            `(..., size)`. Of what lies before the first exit, it is given the summary of the uniform
+            distribution, `(summary,)`.
+        size: Maps the numbers of classes and of exits passed to the size of what `join` returns.
+    """
+
+    summarize: Callable[[Tensor, Tensor], Tensor]
+    join: Callable[[Tensor, Tensor], Tensor]
+    size: Callable[[int, int], int]
+
+    def features(self, summaries: Tensor, num_labels: int) -> Tensor:
+        """Map the summaries of the exits passed, `(..., exits, summary)`, to features, `(..., size)`."""
+        uniform = torch.full((num_labels,), 1 / num_labels, device=summaries.device)
+        return self.join(summaries, self.summarize(uniform, uniform.new_zeros(())))
 
 
-def known_at_depth(tree: PathTree, depth: int, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a gate may know at each node where it may stand: class probabilities there and before.
+def seen_at_depth(tree: PathTree, depth: int, summaries: Tensor) -> Tensor:
+    """Return what a gate may know at each node where it may stand.
 
     Args:
         tree: The paths.
-        depth: Segments run so far; 0 is before the first, where nothing is known.
-        probabilities: `(images, paths, labels)`, of every path.
+        depth: Segments run so far, at least 1.
+        summaries: `(images, paths, summary)`, of every path's exit.
 
     Returns:
-        Twice `(images, nodes, labels)`, at the nodes of this depth and at their parents.
+        `(images, nodes, depth, summary)`, at the nodes of this depth, their own summary last.
     """
-    batch, _, num_labels = probabilities.shape
-    unknown = unknown_probabilities(batch, num_labels, device=probabilities.device)[:, None]
-    if not depth:
-        return unknown, unknown
-    nodes = tree.at_depth(depth)
-    current = probabilities[:, nodes]
-    if depth == 1:
-        return current, unknown.expand_as(current)
-    return current, probabilities[:, [tree.parents[node] for node in nodes]]
+    passed = [tree.ancestors[node][:depth] for node in tree.at_depth(depth)]
+    return summaries[:, torch.tensor(passed, device=summaries.device)]
 
 
-def probability_features(current: Tensor, previous: Tensor) -> Tensor:
-    """Join two exits' probabilities with their entropies and maxima, as the paper does.
+def _summarize_probabilities(probabilities: Tensor, _variance: Tensor) -> Tensor:
+    """Keep the probabilities, their entropy, relative to the uniform distribution's, and the largest."""
+    entropy = torch.special.entr(probabilities).sum(dim=-1, keepdim=True) / math.log(probabilities.shape[-1])
+    return torch.cat([probabilities, entropy, probabilities.amax(dim=-1, keepdim=True)], dim=-1)
+
+
+def _join_probabilities(summaries: Tensor, unknown: Tensor) -> Tensor:
+    """Join the last two exits' probabilities with their entropies and maxima, as the paper does.
 
         u = p_j || p_{j-1} || H(p_j) || H(p_{j-1}) || max p_{j-1} || max p_j
-
-    Entropies are divided by the entropy of the uniform distribution, so that all entries lie in [0, 1].
-
-    Args:
-        current: `(..., labels)`, probabilities at this exit.
-        previous: The same at the exit before; uniform if there is none.
-
-    Returns:
-        `(..., 2 * labels + 4)`, float32.
 
     Source:
         Regol et al. 2024 (arXiv:2406.14404), Eq. (13). Differs: entropies are normalised.
     """
-    both = torch.stack([current, previous], dim=-2)  # (..., 2, labels)
-    entropies = torch.special.entr(both).sum(dim=-1) / math.log(current.shape[-1])
-    return torch.cat([both.flatten(-2), entropies, both.amax(dim=-1).flip(-1)], dim=-1)
+    current, previous = _last_two(summaries, unknown)
+    parts = [current[..., :-2], previous[..., :-2], current[..., -2:-1], previous[..., -2:-1]]
+    return torch.cat([*parts, previous[..., -1:], current[..., -1:]], dim=-1)
 
 
-def confidence_features(current: Tensor, previous: Tensor) -> Tensor:
-    """Describe how sure two exits are, whatever the class, on a scale that resolves 0.99 from 0.999.
+def _summarize_confidence(probabilities: Tensor, _variance: Tensor) -> Tensor:
+    """Describe how sure an exit is, whatever the class, on a scale that resolves 0.99 from 0.999.
 
-        u = log p_(1) || log p_(2) || log p_(3) || log H        for p_j, then for p_{j-1}
+        log p_(1) || log p_(2) || log p_(3) || log H        where p_(k) is the k-th largest probability
 
-    where `p_(k)` is the k-th largest probability. A few thousand images do not suffice to learn how each
-    class errs, but do suffice for these few numbers; and the images that decide the accuracy of cheap paths
-    are those of which an exit is 99 % sure.
-
-    Args:
-        current: `(..., labels)`, probabilities at this exit.
-        previous: The same at the exit before; uniform if there is none.
-
-    Returns:
-        `(..., confidence_size(labels))`, float32.
+    A few thousand images do not suffice to learn how each class errs, but do suffice for these few numbers;
+    and the images that decide the accuracy of cheap paths are those of which an exit is 99 % sure.
 
     Source:
         none: our choice, in place of Eq. (13).
     """
-    both = torch.stack([current, previous], dim=-2)  # (..., 2, labels)
-    largest = both.topk(min(_NUM_RANKS, current.shape[-1]), dim=-1).values
-    entropy = torch.special.entr(both).sum(dim=-1, keepdim=True)
-    return torch.cat([largest, entropy], dim=-1).clamp_min(_SMALLEST).log().flatten(-2) / _LOG_UNIT
+    largest = probabilities.topk(min(_NUM_RANKS, probabilities.shape[-1]), dim=-1).values
+    entropy = torch.special.entr(probabilities).sum(dim=-1, keepdim=True)
+    return torch.cat([largest, entropy], dim=-1).clamp_min(_SMALLEST).log() / _LOG_UNIT
 
 
-def probability_size(num_labels: int) -> int:
-    """Size of what `probability_features` returns."""
-    return 2 * num_labels + 4
+def _join_confidence(summaries: Tensor, unknown: Tensor) -> Tensor:
+    """Join the last two exits' summaries."""
+    return torch.cat(_last_two(summaries, unknown), dim=-1)
 
 
-def confidence_size(num_labels: int) -> int:
-    """Size of what `confidence_features` returns."""
-    return 2 * (min(_NUM_RANKS, num_labels) + 1)
+def _summarize_history(probabilities: Tensor, variance: Tensor) -> Tensor:
+    """Describe how sure an exit is, and of which class."""
+    chosen = probabilities.argmax(dim=-1, keepdim=True).float()
+    return torch.cat([_summarize_confidence(probabilities, variance), chosen], dim=-1)
 
 
-class FeatureKind(NamedTuple):
-    """A way to describe an image to a gate."""
+def _join_history(summaries: Tensor, _unknown: Tensor) -> Tensor:
+    """Join how sure every exit passed was, and which of the earlier ones chose the newest's class.
 
-    size: Callable[[int], int]
-    compute: Callable[[Tensor, Tensor], Tensor]
+    Source:
+        none: our choice. An exit that repeats what others said is more often right than its confidence says.
+    """
+    sure, chosen = summaries[..., :-1].flatten(-2), summaries[..., -1]
+    agrees = (chosen[..., :-1] == chosen[..., -1:]).float()
+    return torch.cat([sure, agrees], dim=-1)
+
+
+def _summarize_space(probabilities: Tensor, variance: Tensor) -> Tensor:
+    """Keep the largest probability, how far it is above the second, and the spatial variance."""
+    first, second = probabilities.topk(2, dim=-1).values.unbind(dim=-1)
+    return torch.stack([first, first - second, variance.expand_as(first)], dim=-1)
+
+
+def _join_space(summaries: Tensor, _unknown: Tensor) -> Tensor:
+    """Take the newest exit's summary.
+
+    Source:
+        The three features of LRA-EE (arXiv:2605.26415), §4.3.
+    """
+    return summaries[..., -1, :]
+
+
+def _last_two(summaries: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
+    current = summaries[..., -1, :]
+    previous = summaries[..., -2, :] if summaries.shape[-2] > 1 else unknown.expand_as(current)
+    return current, previous
+
+
+def _num_confidences(num_labels: int) -> int:
+    return min(_NUM_RANKS, num_labels) + 1
 
 
 GATE_FEATURES = {
-    "confidence": FeatureKind(confidence_size, confidence_features),
-    "probabilities": FeatureKind(probability_size, probability_features),
+    "confidence": FeatureKind(
+        _summarize_confidence, _join_confidence, lambda labels, _: 2 * _num_confidences(labels)
+    ),
+    "history": FeatureKind(
+        _summarize_history,
+        _join_history,
+        lambda labels, depth: depth * _num_confidences(labels) + depth - 1,
+    ),
+    "probabilities": FeatureKind(
+        _summarize_probabilities, _join_probabilities, lambda labels, _: 2 * labels + 4
+    ),
+    "spatial": FeatureKind(_summarize_space, _join_space, lambda *_: 3),
 }

@@ -29,33 +29,42 @@ class Router:
     def __init__(self, tree: PathTree, costs: Tensor) -> None:
         self.tree = tree
         self.costs = costs
-        num_paths = len(tree.paths)
-        # Row `num_paths` (index -1) stands for the root, before any segment.
-        reachable = torch.zeros(num_paths + 1, num_paths, dtype=torch.bool)
-        toward = torch.full((num_paths + 1, num_paths), ROOT)
-        for node in (*range(num_paths), ROOT):
-            depth = 0 if node == ROOT else len(tree.paths[node])
-            for target in tree.descendants(node):
-                reachable[node, target] = True
-                step = tree.paths[target][: depth + 1]
-                toward[node, target] = tree.index[step]
-        self._reachable, self._toward = reachable, toward
         longest = len(tree.paths[-1])
         # One row per path, level indices and then -1 for segments that do not run.
         rows = [[*path, *[-1] * (longest - len(path))] for path in tree.paths]
         self.path_rows = torch.tensor(rows, dtype=torch.int16)
+        # Row i, column d: the node of path i's prefix of d + 1 segments, or its own if it is shorter.
+        passed = [[*row, *[row[-1]] * (longest - len(row))] for row in tree.ancestors]
+        self._passed = torch.tensor(passed)
+        self._exact_child = torch.tensor(  # the last entry, index -1, stands for the root
+            [(tree.children(node) or [node])[0] for node in (*range(len(tree.paths)), ROOT)]
+        )
         self._first = [tree.first_at_depth(depth) for depth in range(longest + 1)]
 
     def to(self, device: torch.device) -> "Router":
         """Move the tables to a device, in place."""
         if self.costs.device != device:
             self.costs, self.path_rows = self.costs.to(device), self.path_rows.to(device)
-            self._reachable, self._toward = self._reachable.to(device), self._toward.to(device)
+            self._passed, self._exact_child = self._passed.to(device), self._exact_child.to(device)
         return self
 
     def reachable(self, depth: int, node: Tensor) -> Tensor:
         """Which paths of at least `depth` segments can still be taken: `(len(node), paths)`, bool."""
-        return self._reachable[node, self._first[depth] :]
+        if not depth:
+            return torch.ones(len(node), len(self.tree.paths), dtype=torch.bool, device=node.device)
+        return self._passed[self._first[depth] :, depth - 1] == node[:, None]
+
+    def owners(self, depth: int) -> Tensor:
+        """Return where each path of at least `depth` segments passes among the nodes of that depth.
+
+        Returns:
+            `(paths,)`, int64, positions in `tree.at_depth(depth)`.
+        """
+        return self._passed[self._first[depth] :, depth - 1] - self._first[depth]
+
+    def exact_child(self, node: Tensor) -> Tensor:
+        """Return the nodes one segment further at the most exact level that the paths allow."""
+        return self._exact_child[node]
 
     def only_child(self, node: int) -> int | None:
         """Return the next node if there is nothing to decide at `node`, else `None`."""
@@ -74,4 +83,4 @@ class Router:
         first = self._first[depth]
         chosen = choose_paths(errors, self.costs[first:], cost_lambda, self.reachable(depth, node))
         error = errors.gather(1, chosen[:, None]).squeeze(1)
-        return Decision(self._toward[node, chosen + first], error)
+        return Decision(self._passed[chosen + first, depth], error)

@@ -1,6 +1,6 @@
 """`GateTrainer`: teach the gates how likely each path is to be wrong."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -8,10 +8,12 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
+from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
-from quee_hf.gates.features import known_at_depth
+from quee_hf.execution.scoring import score_paths
+from quee_hf.gates import LRAGates
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.routing.router import ROOT
+from quee_hf.routing.thresholds import search_thresholds
 from quee_hf.training.arguments import (
     marked_as_trained,
     recommended_arguments,
@@ -23,47 +25,64 @@ from quee_hf.training.trainer import QuEETrainer
 
 # Gates are small and their features few: they take a higher rate than heads, and more epochs.
 GATE_ARGUMENTS = {"learning_rate": 5e-3, "num_train_epochs": 40}
+_RIGHT = 0.5  # targets below it count as right where thresholds are chosen
 
 
 class GateExamples(Dataset[dict[str, Tensor]]):
-    """Every path's class probabilities and error target, per image."""
+    """What gates keep of every path's exit, and every path's error target, per image."""
 
-    def __init__(self, outputs: PathOutputs, targets: ErrorTargets) -> None:
-        self.probabilities = outputs.probabilities  # (images, paths, labels)
-        self.targets = targets(outputs)  # (images, paths)
+    def __init__(self, summaries: Tensor, targets: Tensor) -> None:
+        self.summaries = summaries  # (images, paths, summary)
+        self.targets = targets  # (images, paths)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"probabilities": self.probabilities[index], "labels": self.targets[index]}
+        return {"summaries": self.summaries[index], "labels": self.targets[index]}
 
 
-def gate_loss(model: QuEEForImageClassification, probabilities: Tensor, targets: Tensor, kind: str) -> Tensor:
-    """Sum the gates' mean errors over all nodes they may stand at and all paths they may choose from there.
+def gate_loss(model: QuEEForImageClassification, summaries: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Sum the gates' mean errors.
+
+    QuEE's gates learn the error of every path that they may choose, from the exits passed on the way to it;
+    LRA-EE's, along the most exact path, whether the exit where they stand is right.
 
     Args:
         model: The gates' owner.
-        probabilities: `(batch, paths, labels)`.
+        summaries: `(batch, paths, summary)`, of the exit of every path.
         targets: `(batch, paths)`, in [0, 1].
         kind: "outcome": logistic loss; "cluster": squared error of the predicted probability.
 
     Source:
-        Regol et al. 2024 (arXiv:2406.14404), Eq. (16), for "cluster".
+        Regol et al. 2024 (arXiv:2406.14404), Eq. (16), for "cluster"; LRA-EE (arXiv:2605.26415), §4.3.
     """
-    router = model.router.to(probabilities.device)
-    total = probabilities.new_zeros(())
-    for gate in map(int, model.gates):
-        nodes = router.tree.at_depth(gate) if gate else [ROOT]
-        # (batch, nodes, paths)
-        logits = model.gate_logits(gate, *known_at_depth(router.tree, gate, probabilities))
-        wanted = targets[:, None, router.tree.first_at_depth(gate) :].expand_as(logits)
-        if kind == "outcome":
-            errors = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        else:
-            errors = (logits.sigmoid() - wanted).square()
-        total = total + errors[:, router.reachable(gate, torch.tensor(nodes, device=logits.device))].mean()
+    total = summaries.new_zeros(())
+    for gate in model.gates.numbers:
+        nodes, logits = score_paths(model.gates, model.router, gate, summaries)
+        total = total + _mean_error(logits, targets[:, nodes], kind)
     return total
+
+
+def _mean_error(logits: Tensor, wanted: Tensor, kind: str) -> Tensor:
+    if kind == "outcome":
+        return functional.binary_cross_entropy_with_logits(logits, wanted)
+    return (logits.sigmoid() - wanted).square().mean()
+
+
+@torch.no_grad()
+def fit_thresholds(model: QuEEForImageClassification, examples: GateExamples) -> None:
+    """Choose the thresholds of LRA-EE's gates for each of `DEFAULT_LAMBDAS`, in place."""
+    gates, nodes = model.gates, model.router.tree.exact_nodes
+    assert isinstance(gates, LRAGates)
+    if len(nodes) < 2:
+        return
+    summaries, is_right = examples.summaries.to(gates.thresholds.device), examples.targets[:, nodes] < _RIGHT
+    doubts = [score_paths(gates, model.router, gate, summaries).error_logits for gate in gates.numbers]
+    scores = 1 - torch.cat(doubts, dim=1).sigmoid().cpu()
+    costs = model.router.costs.cpu()[nodes]
+    found = [search_thresholds(scores, is_right, costs, value) for value in DEFAULT_LAMBDAS]
+    gates.set_thresholds(torch.tensor(DEFAULT_LAMBDAS), torch.stack(found))
 
 
 class GateTrainer(QuEETrainer):
@@ -108,7 +127,7 @@ class GateTrainer(QuEETrainer):
                 if isinstance(data, PathOutputs)
                 else collect_path_outputs(model, data, device=model.device)
             )
-            kwargs[role] = GateExamples(outputs, self.targets)
+            kwargs[role] = GateExamples(model.summarize(outputs.readings()), self.targets(outputs))
         kwargs["callbacks"] = with_early_stopping(kwargs.get("callbacks"), args, early_stopping_patience)
         super().__init__(model, args, **kwargs)
         # Gates are scored by their loss; what they predict for every path would only fill memory.
@@ -117,7 +136,11 @@ class GateTrainer(QuEETrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the gates, and say so in the model's config."""
         with marked_as_trained(self.model, "gates", lambda: self.state.global_step > 0):
-            return super().train(*args, **kwargs)
+            result = super().train(*args, **kwargs)
+            model = self.accelerator.unwrap_model(self.model)
+            if isinstance(model.gates, LRAGates):
+                fit_thresholds(model, cast(GateExamples, self.train_dataset))
+            return result
 
     def compute_loss(
         self,
@@ -128,5 +151,5 @@ class GateTrainer(QuEETrainer):
     ) -> Any:
         """Return the gates' loss on a batch of `GateExamples`."""
         quee = self.accelerator.unwrap_model(model)
-        loss = gate_loss(quee, inputs["probabilities"], inputs["labels"], self.targets.kind)
+        loss = gate_loss(quee, inputs["summaries"], inputs["labels"], self.targets.kind)
         return (loss, {}) if return_outputs else loss

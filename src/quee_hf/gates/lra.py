@@ -1,0 +1,81 @@
+"""The LRA-EE gates: P(this exit is right), and how high it must be to leave here."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from quee_hf.gates.features import GATE_FEATURES
+from quee_hf.gates.spec import GateSpec
+
+MAX_SETTINGS = 64  # lambdas for which thresholds can be kept; the last is infinity
+_LARGEST = torch.finfo(torch.float32).max  # stands for lambdas that are not used: files hold finite numbers
+NEVER = 2.0  # a threshold that no probability reaches
+
+
+class LRAGates(nn.Module):
+    """One linear layer and a sigmoid for each exit but the last, and thresholds for several lambdas.
+
+        right(exit) = sigmoid(w . [confidence, margin, spatial variance] + b)
+
+    An image leaves at the first exit whose value reaches the exit's threshold. Thresholds are those of the
+    largest lambda, of those kept, that is not above the one asked for; until they are fitted nothing leaves.
+
+    Args:
+        spec: What they are built from; levels and paths have no part in it.
+
+    Source:
+        LRA-EE (arXiv:2605.26415), §4.3 and §4.4.
+    """
+
+    lambdas: Tensor
+    thresholds: Tensor
+
+    def __init__(self, spec: GateSpec) -> None:
+        super().__init__()
+        self._features, self._num_labels = spec.features, spec.num_labels
+        gates = range(1, spec.num_exits)
+        self.layers = nn.ModuleDict(
+            {
+                str(gate): nn.Linear(GATE_FEATURES[spec.features].size(spec.num_labels, gate), 1)
+                for gate in gates
+            }
+        )
+        self.register_buffer("lambdas", torch.full((MAX_SETTINGS,), _LARGEST))
+        self.register_buffer("thresholds", torch.full((MAX_SETTINGS, len(gates)), NEVER))
+
+    @property
+    def numbers(self) -> list[int]:
+        """The gates there are, by the number of segments run."""
+        return [int(gate) for gate in self.layers]
+
+    def logits(self, gate: int, seen: Tensor) -> Tensor:
+        """Map summaries of the exits passed, `(..., gate, summary)`, to the logit of being right, `(...)`."""
+        layer = cast(nn.Linear, self.layers[str(gate)])
+        features = GATE_FEATURES[self._features].features(seen, self._num_labels)
+        logits: Tensor = layer(features.to(layer.weight.dtype)).float().squeeze(-1)
+        return logits
+
+    def threshold(self, gate: int, cost_lambda: Tensor) -> Tensor:
+        """Return what the sigmoid must reach for an image to leave, `(batch,)`, for lambdas `(batch,)`."""
+        position = torch.searchsorted(self.lambdas, cost_lambda.contiguous(), right=True) - 1
+        found = self.thresholds[position.clamp_min(0), gate - 1]
+        return torch.where(position < 0, torch.full_like(found, NEVER), found)
+
+    @torch.no_grad()
+    def set_thresholds(self, lambdas: Tensor, thresholds: Tensor) -> None:
+        """Keep thresholds.
+
+        Args:
+            lambdas: `(settings,)`, ascending, fewer than `MAX_SETTINGS`; at infinity all leave at once.
+            thresholds: `(settings, exits - 1)`.
+        """
+        count = len(lambdas)
+        if not 1 <= count < MAX_SETTINGS or not bool((lambdas.diff() > 0).all()):
+            raise ValueError(
+                f"There must be 1 to {MAX_SETTINGS - 1} lambdas, ascending, got {lambdas.tolist()}."
+            )
+        self.lambdas.fill_(_LARGEST)
+        self.thresholds.zero_()
+        self.lambdas[:count] = lambdas
+        self.thresholds[:count] = thresholds
