@@ -416,7 +416,7 @@ class TestGates:
         for segment in range(depth):
             hidden = model.run_segment(segment, 8, hidden)
         tokens = model.trunk.norm(hidden)
-        logits = model.heads[depth - 1](model.heads[depth - 1].pool(tokens))
+        logits = model.heads[depth - 1](model.heads[depth - 1].select(tokens))
         first, second = logits.float().softmax(dim=-1).sort(descending=True).values[:, :2].T
         variance = tokens[:, 1:].float().var(dim=1, correction=0).mean(dim=1)
         layer = model.gates.layers[str(depth)]

@@ -194,22 +194,21 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         start, stop = self.config.segments[segment]
         return self.trunk.run_blocks(hidden, start, stop, level)
 
-    def pool_exit(self, exit_index: int, hidden: Tensor) -> Tensor:
-        """Reduce tokens to what the head of an exit, counted from 0, reads: `(batch, size)`."""
-        return cast(ExitHead, self.heads[exit_index]).pool(self.trunk.norm(hidden))
+    def select_exit(self, exit_index: int, hidden: Tensor) -> Tensor:
+        """Reduce tokens to what the head of an exit, counted from 0, reads."""
+        return cast(ExitHead, self.heads[exit_index]).select(self.trunk.norm(hidden))
 
-    def head_logits(self, exit_index: int, pooled: Tensor) -> Tensor:
-        """Map what `pool_exit` returns to class logits, `(batch, labels)`, float32."""
-        outputs = self.heads[exit_index](pooled)
+    def as_logits(self, outputs: Tensor) -> Tensor:
+        """Map what a head returns, logits or an embedding, to class logits, `(batch, labels)`, float32."""
         if self.config.logit_scale is None:
-            return cast(Tensor, outputs.float())
+            return outputs.float()
         return cosine_logits(outputs, self.get_buffer("class_embeddings"), self.config.logit_scale)
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Class logits at an exit, and the spatial variance of the tokens there."""
         tokens, head = self.trunk.norm(hidden), cast(ExitHead, self.heads[exit_index])
         variance = spatial_variance(tokens, head.num_prefix_tokens)
-        return ExitReading(self.head_logits(exit_index, head.pool(tokens)), variance)
+        return ExitReading(self.as_logits(head(head.select(tokens))), variance)
 
     def summarize(self, reading: ExitReading) -> Tensor:
         """Reduce what an exit says to what gates keep of it: `(..., summary)`, float32."""

@@ -25,18 +25,18 @@ def spec(**overrides):
 @pytest.mark.parametrize("head_type", HEADS)
 @pytest.mark.parametrize("own_pooling", ["cls", "cls_and_mean"])
 def test_every_head_maps_tokens_to_outputs_and_never_reads_registers(head_type, own_pooling):
-    head = HEADS[head_type](spec(own_pooling=own_pooling))
+    head = HEADS[head_type](spec(own_pooling=own_pooling)).eval()
     tokens = torch.randn(3, 7, 6, generator=generator(0))
-    outputs = head(head.pool(tokens))
+    outputs = head(head.select(tokens))
     assert outputs.shape == (3, 4)
     tokens[:, 1] = torch.nan  # the second prefix token: a register
-    assert torch.equal(head(head.pool(tokens)), outputs)
+    assert torch.equal(head(head.select(tokens)), outputs)
 
 
 @pytest.mark.parametrize("head_type", HEADS)
 def test_heads_can_be_trained(head_type):
     head = HEADS[head_type](spec())
-    head(head.pool(torch.randn(3, 7, 6))).sum().backward()
+    head(head.select(torch.randn(3, 7, 6))).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in head.parameters())
 
 
@@ -50,8 +50,8 @@ def test_linear_head_is_the_backbones_own_kind():
 def test_mlp_head_is_two_layers_on_what_a_linear_head_reads():
     head, linear = HEADS["mlp"](spec()), HEADS["linear"](spec())
     tokens = torch.randn(2, 5, spec().hidden_size)
-    pooled = head.pool(tokens)
-    assert torch.equal(pooled, linear.pool(tokens))
+    pooled = head.select(tokens)
+    assert torch.equal(pooled, linear.select(tokens))
     first, _, second = head.network
     expected = second(torch.nn.functional.gelu(first(pooled)))
     torch.testing.assert_close(head(pooled), expected)
@@ -64,7 +64,29 @@ def test_ssa_head_is_two_layers_on_the_mean_patch():
     first, _, second = head.network
     inner = first(tokens[:, 2:].mean(dim=1))
     gelu = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
-    torch.testing.assert_close(head(head.pool(tokens)), second(gelu))
+    torch.testing.assert_close(head(head.select(tokens)), second(gelu))
+
+
+def test_attention_head_reads_the_class_token_the_mean_patch_and_what_queries_find():
+    head = HEADS["attention"](spec()).eval()
+    tokens = torch.randn(3, 7, 6, generator=generator(0))
+    kept, attention = tokens[:, [0, 2, 3, 4, 5, 6]], head.attention
+    found = []
+    for image in kept:
+        parts = [image[0], image[1:].mean(dim=0)]
+        for query in attention.queries.T:
+            weights = (attention.keys(image) @ query).exp()
+            parts.append((weights[:, None] * attention.values(image)).sum(dim=0) / weights.sum())
+        found.append(torch.cat(parts))
+    pooled = head.pool(head.select(tokens))
+    torch.testing.assert_close(pooled, torch.stack(found))
+    torch.testing.assert_close(head(head.select(tokens)), head.network(pooled))
+
+
+def test_attention_head_does_not_depend_on_the_order_of_patches():
+    head = HEADS["attention"](spec()).eval()
+    tokens = torch.randn(3, 7, 6, generator=generator(0))
+    torch.testing.assert_close(head(head.select(tokens[:, [0, 1, 6, 3, 5, 2, 4]])), head(head.select(tokens)))
 
 
 class TestCosineLogits:

@@ -5,7 +5,7 @@ import torch
 from tests.reference.training import scaled_loss
 from tests.tiny import generator
 
-from quee_hf.exits.loss import scaled_exit_loss
+from quee_hf.exits.loss import distillation_loss, scaled_exit_loss
 
 
 @pytest.mark.parametrize(("num_images", "num_exits", "num_labels"), [(1, 1, 2), (4, 3, 5), (3, 12, 2)])
@@ -31,3 +31,19 @@ def test_does_not_depend_on_the_order_of_images():
     assert scaled_exit_loss(logits[order], labels[order]).item() == pytest.approx(
         scaled_exit_loss(logits, labels).item(), rel=1e-12
     )
+
+
+class TestDistillation:
+    def test_by_hand(self):
+        teacher = torch.tensor([[3.0, 4.0]])
+        outputs = torch.tensor([[[6.0, 8.0], [4.0, -3.0], [-3.0, -4.0]]])  # along it, across, against it
+        assert distillation_loss(outputs, teacher).item() == pytest.approx(3 * 0 + 2 * 1 + 1 * 2)
+
+    def test_lengths_do_not_matter(self):
+        outputs, teacher = (
+            torch.randn(4, 3, 6, generator=generator(0)),
+            torch.randn(4, 6, generator=generator(1)),
+        )
+        torch.testing.assert_close(
+            distillation_loss(5 * outputs, 2 * teacher), distillation_loss(outputs, teacher)
+        )

@@ -97,7 +97,7 @@ class TestPerturbed:
         head = network.model.heads[0]
 
         def classify(hidden):
-            return head(head.pool(network.trunk.norm(hidden)))
+            return head(head.select(network.trunk.norm(hidden)))
 
         network.classify = classify
         return network

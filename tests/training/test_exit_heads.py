@@ -10,7 +10,13 @@ from transformers import Trainer, TrainerCallback
 
 from quee_hf import ExitHeadTrainer, QuEEForImageClassification
 from quee_hf.exits.heads import HEADS
-from quee_hf.training.exit_heads import ExitFeatures, collect_exit_features, pool_trainable_exits
+from quee_hf.training.exit_heads import (
+    ExitFeatures,
+    collect_exit_features,
+    collect_pooled,
+    last_outputs,
+    select_trainable_exits,
+)
 
 TRAIN, EVALUATION = noisy_copies(60), noisy_copies(30, seed=1)
 HEAD_WEIGHTS = {f"heads.{i}.network.{part}" for i in (0, 1) for part in ("weight", "bias")}
@@ -23,7 +29,15 @@ def untrained(**fields):
 
 
 def trainer(
-    model, folder, *, evaluation=EVALUATION, callbacks=None, cache_features=True, patience=5, **overrides
+    model,
+    folder,
+    *,
+    evaluation=EVALUATION,
+    callbacks=None,
+    cache_features=True,
+    teacher=None,
+    patience=5,
+    **overrides,
 ):
     return ExitHeadTrainer(
         model,
@@ -32,6 +46,7 @@ def trainer(
         eval_dataset=evaluation,
         callbacks=callbacks,
         cache_features=cache_features,
+        teacher=teacher,
         early_stopping_patience=patience,
     )
 
@@ -104,21 +119,45 @@ class TestFeatures:
         model = untrained()
         features = collect_exit_features(model, EVALUATION, batch_size=7)
         pixel_values = torch.stack([item["pixel_values"] for item in EVALUATION])
-        assert features.pooled.shape == (30, 2, 32)
+        assert features.selected.shape == (30, 2, 32)
         assert features.labels.tolist() == [item["labels"] for item in EVALUATION]
         with torch.no_grad():
             for exit_index in (0, 1):
-                logits = model.head_logits(exit_index, features.pooled[:, exit_index])
+                logits = model.as_logits(model.heads[exit_index](features.selected[:, exit_index]))
                 expected = model(pixel_values, path=("fp32",) * (exit_index + 1)).logits
                 torch.testing.assert_close(
                     logits, expected, rtol=1e-5, atol=1e-5
                 )  # other batches: float32 sums
 
-    def test_training_on_the_fly_gives_the_same_heads(self, tmp_path):
+    def test_of_heads_that_read_all_tokens_are_kept_in_half_precision(self):
+        model = untrained(head_type="attention").eval()
+        features = collect_exit_features(model, EVALUATION, batch_size=7)
+        pixel_values = torch.stack([item["pixel_values"] for item in EVALUATION])
+        expected = select_trainable_exits(model, pixel_values)
+        assert features.selected.dtype == torch.float16
+        assert features[3]["selected"].dtype == torch.float32
+        # Half precision: 2**-11 of each number; other batches: float32 sums.
+        torch.testing.assert_close(features.selected.float(), expected, rtol=2**-10, atol=1e-5)
+        pooled = collect_pooled(model, EVALUATION, batch_size=7)
+        with torch.no_grad():
+            rows = torch.stack([model.heads[i].pool(expected[:, i]) for i in (0, 1)], dim=1)
+        torch.testing.assert_close(pooled, rows, rtol=1e-4, atol=1e-5)
+
+    def test_an_empty_data_set_is_refused(self):
+        with pytest.raises(ValueError, match="data set is empty"):
+            collect_exit_features(untrained(), [])
+
+    @pytest.mark.parametrize("has_teacher", [False, True])
+    def test_training_on_the_fly_gives_the_same_heads(self, has_teacher, tmp_path):
         heads = []
         for cache_features in (True, False):
             model = untrained()
-            training = trainer(model, tmp_path / str(cache_features), cache_features=cache_features)
+            training = trainer(
+                model,
+                tmp_path / str(cache_features),
+                cache_features=cache_features,
+                teacher=model if has_teacher else None,
+            )
             assert isinstance(training.train_dataset, ExitFeatures) == cache_features
             training.train()
             heads.append(
@@ -137,7 +176,39 @@ class TestFeatures:
 
     def test_no_gradient_reaches_the_backbone(self):
         pixel_values = torch.stack([item["pixel_values"] for item in EVALUATION[:2]])
-        assert not pool_trainable_exits(untrained(), pixel_values).requires_grad
+        assert not select_trainable_exits(untrained(), pixel_values).requires_grad
+
+
+class TestDistillation:
+    @pytest.mark.parametrize("variant", ["vit", "clip-vision"])
+    def test_draws_heads_to_the_last_exit_of_the_full_precision_network(self, variant, tmp_path):
+        cosines = {}
+        for has_teacher in (False, True):
+            model = wrap(VARIANTS[variant].build(), head_type="ssa")
+            size = VARIANTS[variant].image_size
+            items = [{**item, "pixel_values": item["pixel_values"][:, :size, :size]} for item in TRAIN]
+            teacher = model if has_teacher else None
+            args = arguments(tmp_path / str(has_teacher))
+            ExitHeadTrainer(model, args, train_dataset=items, eval_dataset=items, teacher=teacher).train()
+            pixel_values = torch.stack([item["pixel_values"] for item in items])
+            wanted, read = (
+                last_outputs(model.eval(), pixel_values),
+                select_trainable_exits(model, pixel_values),
+            )
+            with torch.no_grad():
+                found = torch.stack([model.heads[i](read[:, i]) for i in range(read.shape[1])], dim=1)
+            cosines[has_teacher] = torch.cosine_similarity(found, wanted[:, None], dim=-1).mean(dim=0)
+        assert (cosines[True] > cosines[False] + 0.1).all()
+
+    def test_the_teacher_is_another_model_where_one_is_given(self):
+        model, teacher = untrained(), untrained()
+        with torch.no_grad():
+            teacher.heads[-1].network.weight.mul_(2)
+        features = collect_exit_features(model, EVALUATION[:3], teacher=teacher)
+        pixel_values = torch.stack([item["pixel_values"] for item in EVALUATION[:3]])
+        torch.testing.assert_close(features.teacher, teacher(pixel_values).logits)
+        assert not torch.allclose(features.teacher, model(pixel_values).logits)
+        assert set(features[0]) == {"selected", "labels", "teacher"}
 
 
 class TestStoppingEarly:

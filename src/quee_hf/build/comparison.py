@@ -30,7 +30,7 @@ from quee_hf.errors import BadDatasetError, NotReadyError
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.training.exit_heads import collect_exit_features
+from quee_hf.training.exit_heads import collect_pooled
 
 _MOST_LOST = 0.01  # of accuracy, where classes are described
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
@@ -173,8 +173,7 @@ def _outputs(
         found = collect_all_outputs(model, prepared, batch_size=plan.batch_size)
         tensors = as_tensors(found)
         if model.config.num_exits > 1:
-            features = collect_exit_features(model, prepared, batch_size=plan.batch_size)
-            tensors["pooled"] = features.pooled
+            tensors["pooled"] = collect_pooled(model, prepared, batch_size=plan.batch_size)
         return tensors
 
     tensors = _cached(path, f"{identity} {images.fingerprint}", make)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import set_seed
 
@@ -21,6 +21,7 @@ from quee_hf.build.training import Schedule, fit_gates
 from quee_hf.diagnostics.report import as_sweep, route_images
 from quee_hf.diagnostics.static_paths import AllOutputs
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
+from quee_hf.exits.heads import ExitHead
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.costs import path_costs
 from quee_hf.training.error_targets import ErrorTargets
@@ -103,7 +104,12 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
         twin = rebuild(model)
         compute = partial(_head_logits, twin)
         gates = train_jointly(
-            twin.heads[:-1], compute, model.router, data.training, cost_lambda=price, seed=data.seed
+            nn.ModuleList(cast(ExitHead, head).network for head in twin.heads[:-1]),
+            compute,
+            model.router,
+            data.training,
+            cost_lambda=price,
+            seed=data.seed,
         )
         with torch.inference_mode():
             logits = compute(routable.pooled)
@@ -113,7 +119,8 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
 
 def _head_logits(model: QuEEForImageClassification, pooled: Tensor) -> Tensor:
     """Return the logits of all heads but the last, `(images, exits - 1, labels)`."""
-    return torch.stack([model.head_logits(i, pooled[:, i]) for i in range(pooled.shape[1])], dim=1)
+    heads = [cast(ExitHead, head).network for head in model.heads[:-1]]
+    return torch.stack([model.as_logits(head(pooled[:, i])) for i, head in enumerate(heads)], dim=1)
 
 
 def _baseline(fit: Fit) -> Run:

@@ -45,5 +45,6 @@ def with_routes(folder: Path, ingredients: Ingredients) -> QuEEForImageClassific
         first_level=recipe.first_level,
         max_paths=recipe.max_paths,
         path_seed=recipe.seed,
+        gate_type=recipe.gate,
         gate_features=recipe.gate_features,
     )

@@ -26,7 +26,8 @@ class Recipe:
         class_embeddings: CLIP only: safetensors file with `class_embeddings`.
         class_names: Names of the classes, in the order of the labels; the model's or the data's if not given.
         logit_scale: CLIP only: natural logarithm of what multiplies the cosine.
-        head: "linear", "mlp" or "ssa".
+        head: "linear", "mlp", "attention" or "ssa".
+        distillation: Whether heads are drawn to the last exit's full-precision outputs, too.
         first_level: "highest" or "any".
         max_paths: Most paths that gates choose from.
         calibration_images: Images that set the ranges of quantization.
@@ -35,7 +36,9 @@ class Recipe:
         smoothing: SmoothQuant's alpha, "search" to choose it for each layer, or `None`.
         weight_sharing: "independent" or "nested".
         keep: Products that run at a level of their own: `{"9.fc2": 8}`.
-        gate_features: What gates see: "confidence" or "probabilities".
+        gate: "error_predictor" or "lra".
+        gate_features: What gates see: "confidence", "history", "probabilities" or "spatial"; what suits the
+            gate if not given.
         gate_targets: "outcome" or "cluster".
         num_clusters: Clusters per path; chosen by calibration error if not given.
         head_epochs: Most epochs of training the exit heads.
@@ -62,6 +65,7 @@ class Recipe:
     class_names: tuple[str, ...] | None = None
     logit_scale: float | None = None
     head: str = "linear"
+    distillation: bool = False
     first_level: str = "highest"
     max_paths: int = 50
     calibration_images: int = 128
@@ -70,7 +74,8 @@ class Recipe:
     smoothing: Smoothing = None
     weight_sharing: str = "independent"
     keep: Mapping[str, Level] = field(default_factory=dict)
-    gate_features: str = "confidence"
+    gate: str = "error_predictor"
+    gate_features: str | None = None
     gate_targets: str = "outcome"
     num_clusters: int | None = None
     head_epochs: int = 20

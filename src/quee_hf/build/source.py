@@ -218,6 +218,7 @@ def _check_recipe(recipe: Recipe, source: Source) -> None:
             levels=list(recipe.levels),
             first_level=recipe.first_level,
             max_paths=recipe.max_paths,
+            gate_type=recipe.gate,
             gate_features=recipe.gate_features,
         )
     except StrictDataclassError as error:

@@ -146,7 +146,7 @@ STAGES = (
         ("model", "class_names", "class_embeddings"),
         _convert,
     ),
-    Stage("2-heads", "Train the exit heads", ("head_epochs",), ("train",), _train_heads),
+    Stage("2-heads", "Train the exit heads", ("head_epochs", "distillation"), ("train",), _train_heads),
     Stage(
         "3-calibrate",
         "Run the calibration images",
@@ -171,7 +171,7 @@ STAGES = (
     Stage(
         "6-gates",
         "Train the gates",
-        ("gate_features", "gate_targets", "num_clusters", "gate_epochs", "gate_fraction"),
+        ("gate", "gate_features", "gate_targets", "num_clusters", "gate_epochs", "gate_fraction"),
         ("validation",),
         _train_gates,
     ),

@@ -87,6 +87,7 @@ def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, che
             model,
             parts[role].with_processor(ingredients.source.image_processor),
             batch_size=recipe.batch_size,
+            teacher=model if recipe.distillation else None,
         )
         for role in ("head training", "head early stopping")
     )

@@ -58,8 +58,26 @@ LogitScale = Annotated[
     ),
 ]
 Head = Annotated[
-    Literal["linear", "mlp", "ssa"],
-    typer.Option(help="Kind of the exit heads.", rich_help_panel=_WHAT),
+    Literal["linear", "mlp", "attention", "ssa"],
+    typer.Option(
+        help="Kind of the exit heads: the classifier's own, two layers on the same tokens, two layers on what"
+        " learned queries find among all tokens (slower to train, more often right), or two layers on the"
+        " mean patch token (LRA-EE).",
+        rich_help_panel=_WHAT,
+    ),
+]
+Distillation = Annotated[
+    bool,
+    typer.Option(
+        help="Draw heads to what the last exit gives at full precision, too (LRA-EE).", rich_help_panel=_HOW
+    ),
+]
+Gate = Annotated[
+    Literal["error_predictor", "lra"],
+    typer.Option(
+        help="What decides: predicted errors of all paths (QuEE), or leaving at the first sure exit (LRA).",
+        rich_help_panel=_WHAT,
+    ),
 ]
 FirstLevel = Annotated[
     Literal["highest", "any"],
@@ -80,9 +98,11 @@ HeadEpochs = Annotated[
     int, typer.Option(help="Most epochs for the heads; they stop early.", rich_help_panel=_HOW)
 ]
 GateFeatures = Annotated[
-    Literal["confidence", "probabilities"],
+    Literal["confidence", "history", "probabilities", "spatial"] | None,
     typer.Option(
-        help="What gates see of an exit: how sure it is, or all class probabilities (as in the paper).",
+        help="What gates see: how sure this exit and the one before are, how sure all exits so far are, all"
+        " class probabilities (as in QuEE's paper), or confidence, margin and spatial variance (as in"
+        " LRA-EE's). If not given, what suits the gate.",
         rich_help_panel=_HOW,
     ),
 ]

@@ -6,31 +6,41 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quee_hf.exits.attention import AttentionPooling
 from quee_hf.pooling import Pooling, pool, pooled_size
 
 
 class ExitHead(nn.Module):
-    """Pool the tokens and apply a small network.
+    """Select from the tokens what to read, pool it, and apply a small network.
 
     Args:
-        network: Maps `(batch, pooled_size)` to `(batch, outputs)`.
-        pooling: Which tokens the network reads.
+        network: Maps `(batch, pooled size)` to `(batch, outputs)`.
+        pooling: Which tokens are selected.
         num_prefix_tokens: Tokens before the first patch.
+        attention: Maps what was selected to one vector for each image, if it is not one already.
     """
 
-    def __init__(self, network: nn.Module, pooling: Pooling, num_prefix_tokens: int) -> None:
+    def __init__(
+        self, network: nn.Module, pooling: Pooling, num_prefix_tokens: int, attention: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.attention = attention or nn.Identity()
         self.network = network
         self.pooling = pooling
         self.num_prefix_tokens = num_prefix_tokens
 
-    def pool(self, tokens: Tensor) -> Tensor:
-        """Map normalised tokens `(batch, tokens, hidden)` to what the network reads."""
+    def select(self, tokens: Tensor) -> Tensor:
+        """Map normalised tokens `(batch, tokens, hidden)` to what is read of them; this is not trained."""
         return pool(tokens, self.pooling, self.num_prefix_tokens)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled tokens to class logits or an embedding, `(batch, outputs)`."""
-        outputs: Tensor = self.network(pooled)
+    def pool(self, selected: Tensor) -> Tensor:
+        """Map what was selected to one vector for each image, `(batch, pooled size)`."""
+        pooled: Tensor = self.attention(selected)
+        return pooled
+
+    def forward(self, selected: Tensor) -> Tensor:
+        """Map what was selected to class logits or an embedding, `(batch, outputs)`."""
+        outputs: Tensor = self.network(self.pool(selected))
         return outputs
 
 
@@ -75,6 +85,16 @@ def mlp_head(spec: HeadSpec) -> ExitHead:
     )
 
 
+def attention_head(spec: HeadSpec) -> ExitHead:
+    """Build a head of two layers on what learned queries find among the tokens.
+
+    Source:
+        none: our choice. After early blocks it is far more often right than heads on pooled tokens.
+    """
+    attention = AttentionPooling(spec.hidden_size)
+    return ExitHead(_two_layers(attention.size, spec), "none", spec.num_prefix_tokens, attention)
+
+
 def ssa_head(spec: HeadSpec) -> ExitHead:
     """Build a spatio-semantic aggregation head: mean patch token, Linear, GELU, Linear.
 
@@ -93,6 +113,7 @@ def _two_layers(size: int, spec: HeadSpec) -> nn.Module:
 HEADS: dict[str, Callable[[HeadSpec], ExitHead]] = {
     "linear": linear_head,
     "mlp": mlp_head,
+    "attention": attention_head,
     "ssa": ssa_head,
 }
 

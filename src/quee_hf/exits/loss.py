@@ -23,8 +23,30 @@ def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Source:
         "Scaled loss" of Regol et al. 2024 (JEI-DNN, arXiv:2310.09163), as its public code has it.
     """
-    losses = cross_entropies(logits, labels)
-    factors = torch.arange(logits.shape[1], 0, -1, dtype=losses.dtype, device=losses.device)
+    return _scaled(cross_entropies(logits, labels))
+
+
+def distillation_loss(outputs: Tensor, teacher: Tensor) -> Tensor:
+    """Sum how far the exits' directions are from the teacher's, earlier exits weighing more.
+
+        loss = sum over exits e = 1..E of (E - e + 1) * (1 - cos(output_e, teacher))
+
+    Args:
+        outputs: `(batch, exits, size)`, embeddings (CLIP) or class logits (others).
+        teacher: `(batch, size)`, the same of a full-precision network's last exit.
+
+    Returns:
+        Scalar, averaged over the batch.
+
+    Source:
+        Full-precision distillation of LRA-EE (arXiv:2605.26415), §5.1. Differs: class logits where there is
+        no embedding, and the factors, which are those of the cross entropy beside it.
+    """
+    return _scaled(1 - functional.cosine_similarity(outputs, teacher[:, None], dim=-1))
+
+
+def _scaled(losses: Tensor) -> Tensor:
+    factors = torch.arange(losses.shape[1], 0, -1, dtype=losses.dtype, device=losses.device)
     return (losses.mean(dim=0) * factors).sum()
 
 

@@ -1,6 +1,8 @@
 """`ExitHeadTrainer`: train all exit heads together on the frozen backbone."""
 
-from typing import Any
+from collections.abc import Sequence, Sized
+from tempfile import TemporaryFile
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -9,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, TrainingArguments
 
-from quee_hf.exits.loss import scaled_exit_loss
+from quee_hf.exits.heads import ExitHead
+from quee_hf.exits.loss import distillation_loss, scaled_exit_loss
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training.arguments import (
     marked_as_trained,
@@ -21,6 +24,7 @@ from quee_hf.training.trainer import QuEETrainer
 
 # Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
 # losses of deep exits rise early while those of shallow exits still fall.
+_TOKEN_DIMENSIONS = 4  # images, exits, tokens, channels
 HEAD_ARGUMENTS = {"learning_rate": 3e-3, "num_train_epochs": 20}
 
 
@@ -28,48 +32,98 @@ class ExitFeatures(Dataset[dict[str, Tensor]]):
     """What the trainable heads read for a set of images, computed once.
 
     Args:
-        pooled: `(images, exits - 1, size)`, float32.
+        selected: `(images, exits - 1, ...)`, as `QuEEForImageClassification.select_exit` gives it.
         labels: `(images,)`, int64.
+        teacher: `(images, outputs)`, what a full-precision network's last head returns; `None` if heads are
+            not to be drawn to it.
     """
 
-    def __init__(self, pooled: Tensor, labels: Tensor) -> None:
-        self.pooled = pooled
+    def __init__(self, selected: Tensor, labels: Tensor, teacher: Tensor | None = None) -> None:
+        self.selected = selected
         self.labels = labels
+        self.teacher = teacher
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"pooled": self.pooled[index], "labels": self.labels[index]}
+        item = {"selected": self.selected[index].float(), "labels": self.labels[index]}
+        return item if self.teacher is None else {**item, "teacher": self.teacher[index]}
 
 
 @torch.no_grad()
-def pool_trainable_exits(model: QuEEForImageClassification, pixel_values: Tensor) -> Tensor:
-    """Return what each head but the last reads, at the most exact level: `(batch, exits - 1, size)`."""
-    hidden, pooled = model.embed(pixel_values), []
+def select_trainable_exits(model: QuEEForImageClassification, pixel_values: Tensor) -> Tensor:
+    """Return what each head but the last reads, at the most exact level: `(batch, exits - 1, ...)`."""
+    hidden, selected = model.embed(pixel_values), []
     for segment in range(model.config.num_exits - 1):
         hidden = model.run_segment(segment, model.exact_level, hidden)
-        pooled.append(model.pool_exit(segment, hidden))
-    return torch.stack(pooled, dim=1)
+        selected.append(model.select_exit(segment, hidden))
+    return torch.stack(selected, dim=1)
+
+
+@torch.no_grad()
+def last_outputs(model: QuEEForImageClassification, pixel_values: Tensor) -> Tensor:
+    """Return the last head's logits or embeddings at the most exact level, `(batch, outputs)`."""
+    hidden, last = model.embed(pixel_values), model.config.num_exits - 1
+    for segment in range(last + 1):
+        hidden = model.run_segment(segment, model.exact_level, hidden)
+    outputs: Tensor = model.heads[last](model.select_exit(last, hidden))
+    return outputs.float()
 
 
 def collect_exit_features(
-    model: QuEEForImageClassification, dataset: Dataset[Any], *, batch_size: int = 64
+    model: QuEEForImageClassification,
+    dataset: Dataset[Any],
+    *,
+    batch_size: int = 64,
+    teacher: QuEEForImageClassification | None = None,
 ) -> ExitFeatures:
     """Run the frozen backbone over a data set once, with a progress bar.
+
+    Heads that read all tokens need much room: their features are kept in half precision, in a temporary file
+    that vanishes with them.
 
     Args:
         model: With two exits or more.
         dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
         batch_size: Images per batch.
+        teacher: Whose last exit's outputs are kept, too.
     """
-    pooled, labels = [], []
-    for batch in tqdm(
-        DataLoader(dataset, batch_size=batch_size), desc="Collecting exit features", unit="batch"
-    ):
-        pooled.append(pool_trainable_exits(model, batch["pixel_values"].to(model.device)).float().cpu())
+    selected, labels, taught = None, list[Tensor](), list[Tensor]()
+    loader = DataLoader(dataset, batch_size=batch_size)
+    for batch in tqdm(loader, desc="Collecting exit features", unit="batch"):
+        pixel_values = batch["pixel_values"]
+        rows = select_trainable_exits(model, pixel_values.to(model.device))
+        if selected is None:
+            selected = _allocate((len(cast(Sized, dataset)), *rows.shape[1:]))
+        start = sum(len(part) for part in labels)
+        selected[start : start + len(rows)] = rows
         labels.append(torch.as_tensor(batch["labels"]))
-    return ExitFeatures(torch.cat(pooled), torch.cat(labels).long())
+        if teacher is not None:
+            taught.append(last_outputs(teacher, pixel_values.to(teacher.device)).cpu())
+    if selected is None:
+        raise ValueError("The data set is empty.")
+    return ExitFeatures(selected, torch.cat(labels).long(), torch.cat(taught) if taught else None)
+
+
+def collect_pooled(
+    model: QuEEForImageClassification, dataset: Dataset[Any], *, batch_size: int = 64
+) -> Tensor:
+    """Return what the last layers of the trainable heads read, `(images, exits - 1, size)`, float32."""
+    pooled = []
+    for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Pooling exits", unit="batch"):
+        selected = select_trainable_exits(model, batch["pixel_values"].to(model.device))
+        with torch.no_grad():
+            rows = [cast(ExitHead, head).pool(selected[:, i]) for i, head in enumerate(model.heads[:-1])]
+        pooled.append(torch.stack(rows, dim=1).float().cpu())
+    return torch.cat(pooled)
+
+
+def _allocate(shape: Sequence[int]) -> Tensor:
+    if len(shape) < _TOKEN_DIMENSIONS:
+        return torch.empty(*shape)
+    with TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="w+", shape=tuple(shape)))
 
 
 class ExitHeadTrainer(QuEETrainer):
@@ -83,9 +137,10 @@ class ExitHeadTrainer(QuEETrainer):
         args: `recommended_arguments("exit-heads", **HEAD_ARGUMENTS)` if not given.
         train_dataset: Items `{"pixel_values", "labels"}`, or `ExitFeatures`.
         eval_dataset: The same, for early stopping.
+        teacher: Full-precision model of the same classes, to whose last exit the heads are drawn, too; the
+            model itself before it is quantized. No distillation if not given.
         cache_features: Whether to run the backbone over each data set once, before training, rather than in
-            every epoch. Turn it off for random augmentation, or when `images * exits * size` floats do not
-            fit in memory.
+            every epoch. Turn it off for random augmentation, or when there is no room for what is read.
         early_stopping_patience: Evaluations without improvement before training stops.
         **kwargs: As for `Trainer`.
 
@@ -93,16 +148,17 @@ class ExitHeadTrainer(QuEETrainer):
         ValueError: If the model has a single exit, whose head is the backbone's own.
 
     Source:
-        Regol et al. 2024 (arXiv:2406.14404), §7.1.4.
+        Regol et al. 2024 (arXiv:2406.14404), §7.1.4; distillation: LRA-EE (arXiv:2605.26415), §5.1.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as for `Trainer`
         self,
         model: QuEEForImageClassification,
         args: TrainingArguments | None = None,
         *,
         train_dataset: Dataset[Any] | None = None,
         eval_dataset: Dataset[Any] | None = None,
+        teacher: QuEEForImageClassification | None = None,
         cache_features: bool = True,
         early_stopping_patience: int = 5,
         **kwargs: Any,
@@ -112,9 +168,12 @@ class ExitHeadTrainer(QuEETrainer):
         args = with_own_columns(args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS))
         if cache_features:
             train_dataset, eval_dataset = (
-                data if data is None or isinstance(data, ExitFeatures) else collect_exit_features(model, data)
+                data
+                if data is None or isinstance(data, ExitFeatures)
+                else collect_exit_features(model, data, teacher=teacher)
                 for data in (train_dataset, eval_dataset)
             )
+        self._teacher = teacher
         kwargs["callbacks"] = with_early_stopping(kwargs.get("callbacks"), args, early_stopping_patience)
         kwargs.setdefault("compute_metrics", _accuracy_per_exit)
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
@@ -132,12 +191,18 @@ class ExitHeadTrainer(QuEETrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the scaled loss of the trainable heads, and their logits `(batch, exits - 1, labels)`."""
-        quee = self.accelerator.unwrap_model(model)
-        pooled = (
-            inputs["pooled"] if "pooled" in inputs else pool_trainable_exits(quee, inputs["pixel_values"])
-        )
-        logits = torch.stack([quee.head_logits(i, pooled[:, i]) for i in range(pooled.shape[1])], dim=1)
+        quee, taught = self.accelerator.unwrap_model(model), inputs.get("teacher")
+        if "selected" in inputs:
+            selected = inputs["selected"]
+        else:
+            selected = select_trainable_exits(quee, inputs["pixel_values"])
+            if self._teacher is not None:
+                taught = last_outputs(self._teacher, inputs["pixel_values"])
+        outputs = torch.stack([quee.heads[i](selected[:, i]) for i in range(selected.shape[1])], dim=1)
+        logits = quee.as_logits(outputs)
         loss = scaled_exit_loss(logits, inputs["labels"])
+        if taught is not None:
+            loss = loss + distillation_loss(outputs, taught)
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
