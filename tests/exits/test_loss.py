@@ -1,11 +1,13 @@
 """Tests of `scaled_exit_loss` against a loop."""
 
+import math
+
 import pytest
 import torch
 from tests.reference.training import scaled_loss
 from tests.tiny import generator
 
-from quee_hf.exits.loss import distillation_loss, scaled_exit_loss
+from quee_hf.exits.loss import cosine_distillation, scaled_exit_loss, soft_distillation
 
 
 @pytest.mark.parametrize(("num_images", "num_exits", "num_labels"), [(1, 1, 2), (4, 3, 5), (3, 12, 2)])
@@ -33,17 +35,32 @@ def test_does_not_depend_on_the_order_of_images():
     )
 
 
-class TestDistillation:
+class TestCosineDistillation:
     def test_by_hand(self):
         teacher = torch.tensor([[3.0, 4.0]])
         outputs = torch.tensor([[[6.0, 8.0], [4.0, -3.0], [-3.0, -4.0]]])  # along it, across, against it
-        assert distillation_loss(outputs, teacher).item() == pytest.approx(3 * 0 + 2 * 1 + 1 * 2)
+        assert cosine_distillation(outputs, teacher).item() == pytest.approx(3 * 0 + 2 * 1 + 1 * 2)
 
     def test_lengths_do_not_matter(self):
-        outputs, teacher = (
-            torch.randn(4, 3, 6, generator=generator(0)),
-            torch.randn(4, 6, generator=generator(1)),
-        )
+        outputs = torch.randn(4, 3, 6, generator=generator(0))
+        teacher = torch.randn(4, 6, generator=generator(1))
         torch.testing.assert_close(
-            distillation_loss(5 * outputs, 2 * teacher), distillation_loss(outputs, teacher)
+            cosine_distillation(5 * outputs, 2 * teacher), cosine_distillation(outputs, teacher)
         )
+
+
+class TestSoftDistillation:
+    def test_by_hand(self):
+        # Softened by T = 2: the teacher says (1/2, 1/2), the exits (1/2, 1/2) and (3/4, 1/4).
+        teacher = torch.zeros(1, 2)
+        logits = torch.tensor([[[0.0, 0.0], [2 * math.log(3), 0.0]]])
+        divergence = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+        assert soft_distillation(logits, teacher).item() == pytest.approx(4 * divergence)
+
+    def test_is_least_where_both_agree(self):
+        teacher = torch.randn(5, 4, generator=generator(0))
+        logits = teacher[:, None].repeat(1, 3, 1).requires_grad_()
+        loss = soft_distillation(logits, teacher)
+        loss.backward()
+        assert loss.item() == pytest.approx(0, abs=1e-6)
+        assert logits.grad.abs().max() < 1e-6

@@ -181,7 +181,10 @@ class TestFeatures:
 
 class TestDistillation:
     @pytest.mark.parametrize("variant", ["vit", "clip-vision"])
-    def test_draws_heads_to_the_last_exit_of_the_full_precision_network(self, variant, tmp_path):
+    @pytest.mark.parametrize("distillation", ["soft", "cosine"])
+    def test_draws_heads_to_the_last_exit_of_the_full_precision_network(
+        self, distillation, variant, tmp_path
+    ):
         cosines = {}
         for has_teacher in (False, True):
             model = wrap(VARIANTS[variant].build(), head_type="ssa")
@@ -189,7 +192,14 @@ class TestDistillation:
             items = [{**item, "pixel_values": item["pixel_values"][:, :size, :size]} for item in TRAIN]
             teacher = model if has_teacher else None
             args = arguments(tmp_path / str(has_teacher))
-            ExitHeadTrainer(model, args, train_dataset=items, eval_dataset=items, teacher=teacher).train()
+            ExitHeadTrainer(
+                model,
+                args,
+                train_dataset=items,
+                eval_dataset=items,
+                teacher=teacher,
+                distillation=distillation,
+            ).train()
             pixel_values = torch.stack([item["pixel_values"] for item in items])
             wanted, read = (
                 last_outputs(model.eval(), pixel_values),

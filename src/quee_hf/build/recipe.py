@@ -10,6 +10,7 @@ from quee_hf.ptq.smoothquant import Smoothing
 from quee_hf.schemes import WEIGHT_SHARING, check_kept
 
 GATE_TARGETS = ("outcome", "cluster")
+DISTILLATIONS = ("none", "soft", "cosine")
 LABEL_MATCHING = ("names", "numbers")
 
 
@@ -27,7 +28,8 @@ class Recipe:
         class_names: Names of the classes, in the order of the labels; the model's or the data's if not given.
         logit_scale: CLIP only: natural logarithm of what multiplies the cosine.
         head: "linear", "mlp", "attention" or "ssa".
-        distillation: Whether heads are drawn to the last exit's full-precision outputs, too.
+        distillation: How heads are drawn to the full-precision network's last exit, too: "none", "soft" or
+            "cosine".
         first_level: "highest" or "any".
         max_paths: Most paths that gates choose from.
         calibration_images: Images that set the ranges of quantization.
@@ -65,7 +67,7 @@ class Recipe:
     class_names: tuple[str, ...] | None = None
     logit_scale: float | None = None
     head: str = "linear"
-    distillation: bool = False
+    distillation: str = "none"
     first_level: str = "highest"
     max_paths: int = 50
     calibration_images: int = 128
@@ -102,6 +104,7 @@ class Recipe:
             raise ValueError(f"`seed` must be from 0 to 2**32 - 1, got {self.seed}.")
         if self.logit_scale is not None and not math.isfinite(self.logit_scale):
             raise ValueError(f"`logit_scale` must be finite, got {self.logit_scale}.")
+        _check_choice("distillation", self.distillation, DISTILLATIONS)
         _check_choice("gate_targets", self.gate_targets, GATE_TARGETS)
         _check_choice("match_labels", self.match_labels, LABEL_MATCHING)
         _check_choice("weight_sharing", self.weight_sharing, WEIGHT_SHARING)

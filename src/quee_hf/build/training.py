@@ -65,11 +65,13 @@ class Schedule:
         num_epochs: At most; training stops early.
         learning_rate: Of AdamW.
         seed: Of the order of the images.
+        distillation: Of heads, where the features hold a teacher's outputs.
     """
 
     num_epochs: int
     learning_rate: float
     seed: int
+    distillation: str = "soft"
 
 
 def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, checkpoints: Path) -> None:
@@ -87,11 +89,12 @@ def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, che
             model,
             parts[role].with_processor(ingredients.source.image_processor),
             batch_size=recipe.batch_size,
-            teacher=model if recipe.distillation else None,
+            teacher=None if recipe.distillation == "none" else model,
         )
         for role in ("head training", "head early stopping")
     )
-    schedule = Schedule(recipe.head_epochs, HEAD_ARGUMENTS["learning_rate"], recipe.seed)
+    distillation = "soft" if recipe.distillation == "none" else recipe.distillation
+    schedule = Schedule(recipe.head_epochs, HEAD_ARGUMENTS["learning_rate"], recipe.seed, distillation)
     fit_heads(model, train, held_out, schedule, checkpoints)
 
 
@@ -112,7 +115,13 @@ def fit_heads(
         checkpoints: A directory for the trainer, removed afterwards.
     """
     arguments = _arguments(checkpoints, len(train), schedule)
-    trainer = ExitHeadTrainer(model.cpu(), arguments, train_dataset=train, eval_dataset=held_out)
+    trainer = ExitHeadTrainer(
+        model.cpu(),
+        arguments,
+        train_dataset=train,
+        eval_dataset=held_out,
+        distillation=schedule.distillation,
+    )
     _train(trainer, "Training heads", checkpoints)
 
 

@@ -37,7 +37,7 @@ def build(
     logit_scale: settings.LogitScale = None,
     match_labels: options.MatchLabels = "names",
     head: settings.Head = "linear",
-    distillation: settings.Distillation = False,
+    distillation: settings.Distillation = "none",
     gate: settings.Gate = "error_predictor",
     first_level: settings.FirstLevel = "highest",
     max_paths: settings.MaxPaths = 50,

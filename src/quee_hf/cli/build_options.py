@@ -67,9 +67,11 @@ Head = Annotated[
     ),
 ]
 Distillation = Annotated[
-    bool,
+    Literal["none", "soft", "cosine"],
     typer.Option(
-        help="Draw heads to what the last exit gives at full precision, too (LRA-EE).", rich_help_panel=_HOW
+        help="Draw heads to the last exit at full precision, too: to its softened probabilities, or to the"
+        " direction of its outputs (as in LRA-EE's paper).",
+        rich_help_panel=_HOW,
     ),
 ]
 Gate = Annotated[

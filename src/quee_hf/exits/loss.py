@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_TEMPERATURE = 2.0
+
 
 def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum the exits' cross entropies, earlier exits weighing more.
@@ -26,7 +28,7 @@ def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return _scaled(cross_entropies(logits, labels))
 
 
-def distillation_loss(outputs: Tensor, teacher: Tensor) -> Tensor:
+def cosine_distillation(outputs: Tensor, teacher: Tensor) -> Tensor:
     """Sum how far the exits' directions are from the teacher's, earlier exits weighing more.
 
         loss = sum over exits e = 1..E of (E - e + 1) * (1 - cos(output_e, teacher))
@@ -43,6 +45,26 @@ def distillation_loss(outputs: Tensor, teacher: Tensor) -> Tensor:
         no embedding, and the factors, which are those of the cross entropy beside it.
     """
     return _scaled(1 - functional.cosine_similarity(outputs, teacher[:, None], dim=-1))
+
+
+def soft_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Sum how far the exits' softened probabilities are from the teacher's, earlier exits weighing more.
+
+        loss = sum over exits e = 1..E of (E - e + 1) * T^2 * KL(softmax(teacher / T), softmax(logits_e / T))
+
+    Args:
+        logits: `(batch, exits, labels)`.
+        teacher: `(batch, labels)`, class logits of a full-precision network's last exit.
+
+    Returns:
+        Scalar, averaged over the batch.
+
+    Source:
+        Hinton et al. 2015 (arXiv:1503.02531), §2.1, with T = 2.
+    """
+    student, wanted = (part.div(_TEMPERATURE).log_softmax(dim=-1) for part in (logits, teacher[:, None]))
+    gaps = functional.kl_div(student, wanted.expand_as(student), reduction="none", log_target=True)
+    return _TEMPERATURE**2 * _scaled(gaps.sum(dim=-1))
 
 
 def _scaled(losses: Tensor) -> Tensor:

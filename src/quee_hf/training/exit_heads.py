@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, TrainingArguments
 
 from quee_hf.exits.heads import ExitHead
-from quee_hf.exits.loss import distillation_loss, scaled_exit_loss
+from quee_hf.exits.loss import cosine_distillation, scaled_exit_loss, soft_distillation
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training.arguments import (
     marked_as_trained,
@@ -24,6 +24,7 @@ from quee_hf.training.trainer import QuEETrainer
 
 # Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
 # losses of deep exits rise early while those of shallow exits still fall.
+DISTILLATIONS = ("soft", "cosine")
 _TOKEN_DIMENSIONS = 4  # images, exits, tokens, channels
 HEAD_ARGUMENTS = {"learning_rate": 3e-3, "num_train_epochs": 20}
 
@@ -139,13 +140,16 @@ class ExitHeadTrainer(QuEETrainer):
         eval_dataset: The same, for early stopping.
         teacher: Full-precision model of the same classes, to whose last exit the heads are drawn, too; the
             model itself before it is quantized. No distillation if not given.
+        distillation: How: "soft" (to its softened class probabilities) or "cosine" (to the direction of its
+            outputs, as in LRA-EE).
         cache_features: Whether to run the backbone over each data set once, before training, rather than in
             every epoch. Turn it off for random augmentation, or when there is no room for what is read.
         early_stopping_patience: Evaluations without improvement before training stops.
         **kwargs: As for `Trainer`.
 
     Raises:
-        ValueError: If the model has a single exit, whose head is the backbone's own.
+        ValueError: If the model has a single exit, whose head is the backbone's own, or there is no such
+            distillation.
 
     Source:
         Regol et al. 2024 (arXiv:2406.14404), §7.1.4; distillation: LRA-EE (arXiv:2605.26415), §5.1.
@@ -159,12 +163,15 @@ class ExitHeadTrainer(QuEETrainer):
         train_dataset: Dataset[Any] | None = None,
         eval_dataset: Dataset[Any] | None = None,
         teacher: QuEEForImageClassification | None = None,
+        distillation: str = "soft",
         cache_features: bool = True,
         early_stopping_patience: int = 5,
         **kwargs: Any,
     ) -> None:
         if model.config.num_exits < 2:
             raise ValueError("The model has one exit, the backbone's own head: there are no heads to train.")
+        if distillation not in DISTILLATIONS:
+            raise ValueError(f"`distillation` must be one of {list(DISTILLATIONS)}, got {distillation!r}.")
         args = with_own_columns(args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS))
         if cache_features:
             train_dataset, eval_dataset = (
@@ -173,7 +180,7 @@ class ExitHeadTrainer(QuEETrainer):
                 else collect_exit_features(model, data, teacher=teacher)
                 for data in (train_dataset, eval_dataset)
             )
-        self._teacher = teacher
+        self._teacher, self._distillation = teacher, distillation
         kwargs["callbacks"] = with_early_stopping(kwargs.get("callbacks"), args, early_stopping_patience)
         kwargs.setdefault("compute_metrics", _accuracy_per_exit)
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
@@ -201,8 +208,10 @@ class ExitHeadTrainer(QuEETrainer):
         outputs = torch.stack([quee.heads[i](selected[:, i]) for i in range(selected.shape[1])], dim=1)
         logits = quee.as_logits(outputs)
         loss = scaled_exit_loss(logits, inputs["labels"])
-        if taught is not None:
-            loss = loss + distillation_loss(outputs, taught)
+        if taught is not None and self._distillation == "soft":
+            loss = loss + soft_distillation(logits, quee.as_logits(taught))
+        elif taught is not None:
+            loss = loss + cosine_distillation(outputs, taught)
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
