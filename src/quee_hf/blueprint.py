@@ -50,14 +50,20 @@ def gate_spec(config: QuEEConfig, tree: PathTree) -> GateSpec:
     )
 
 
-def segment_costs(config: QuEEConfig) -> list[list[float]]:
-    """Return the cost of each segment at each level under the config's cost model, in that model's unit."""
-    if config.cost_model == "latency":
+def segment_costs(config: QuEEConfig, cost_model: str | None = None) -> list[list[float]]:
+    """Return the cost of each segment at each level under a cost model, in that model's unit.
+
+    Args:
+        config: Of the model.
+        cost_model: One of `COST_MODELS`; the config's own if not given.
+    """
+    cost_model = cost_model or config.cost_model
+    if cost_model == "latency":
         return cast(list[list[float]], config.cost_table)
     shape = get_family(config.backbone).shape(config.backbone)
     block_flops = 2 * shape.num_macs(num_tokens(config))
     segment_flops = [(stop - start) * block_flops for start, stop in config.segments]
-    if config.cost_model == "flops":
+    if cost_model == "flops":
         return flops_table(segment_flops, config.level_list)
     return bitops_table(segment_flops, _segment_bits(config))
 

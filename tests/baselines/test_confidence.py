@@ -30,7 +30,7 @@ def test_exact_nodes_are_the_most_exact_path(router):
 
 def test_equals_a_loop_over_images(router):
     outputs, thresholds = random_outputs(router), [0.3, 0.6, 0.9]
-    is_correct, cost = threshold_exits(router, outputs, thresholds)
+    is_correct, cost, taken = threshold_exits(router, outputs, thresholds)
     assert is_correct.shape == cost.shape == (3, 50)
     for row, threshold in enumerate(thresholds):
         for image in range(len(outputs)):
@@ -41,10 +41,11 @@ def test_equals_a_loop_over_images(router):
                     break
             assert bool(is_correct[row, image]) == bool(probabilities.argmax() == outputs.labels[image])
             assert cost[row, image] == pytest.approx(depth / NUM_EXITS)
+            assert router.tree.paths[taken[row, image]] == (0,) * depth
 
 
 def test_cost_rises_with_the_threshold(router):
-    _, cost = threshold_exits(router, random_outputs(router))
+    cost = threshold_exits(router, random_outputs(router)).cost
     assert (cost.diff(dim=0) >= 0).all()
     assert (cost[0] == cost.min()).all(), "at 0 all leave at once"
     assert (cost[-1] == 1).all(), "above 1 nothing leaves early"

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.baselines.conftest import NUM_EXITS, NUM_LABELS, router
+from tests.baselines.conftest import LEVELS, NUM_EXITS, NUM_LABELS, router
 from torch import nn
 
+from quee_hf.baselines import GateData
 from quee_hf.baselines.joint_training import (
     JointGates,
     exit_scores,
@@ -37,8 +38,8 @@ def train(cost_lambda, seed=0):
     def compute(pooled):
         return torch.stack([head(pooled[:, i]) for i, head in enumerate(heads)], dim=1)
 
-    training = features(place, 2000, seed=1)
-    gates = train_jointly(heads, compute, place, training, cost_lambda=cost_lambda, seed=seed)
+    data = GateData(place, LEVELS, features(place, 2000, seed=1), features(place, 500, seed=3), seed)
+    gates = train_jointly(heads, compute, data, cost_lambda=cost_lambda, num_epochs=30)
     test = features(place, 500, seed=2)
     with torch.no_grad():
         logits = compute(test.pooled)

@@ -24,7 +24,7 @@ def compared(root, built, tmp_path_factory):
 
 def test_every_method_is_there(compared):
     _, output, found = compared
-    assert set(found["methods"]) == {"quee", "quee-paper", "static", "jei-dnn", *BASELINES}
+    assert set(found["methods"]) == {"quee", "quee-paper", "lra-ee", "static", "jei-dnn", *BASELINES}
     assert json.loads((output / "comparison.json").read_text()) == found
     assert "| oracle |" in (output / "comparison.md").read_text()
     for picture in ("comparison.png", "classes.png"):
@@ -34,7 +34,7 @@ def test_every_method_is_there(compared):
 
 def test_gates_are_judged_and_classes_described(compared):
     _, _, found = compared
-    assert set(found["gates"]) == {"quee", "quee-paper"}
+    assert set(found["gates"]) == {"quee", "quee-paper", "lra-ee"}
     assert [gate["exit_block"] for gate in found["gates"]["quee"]] == [1, 2]
     assert all({"rmse", "ece", "auroc", "aurc"} <= gate.keys() for gate in found["gates"]["quee-paper"])
     classes = found["classes"]["classes"]
@@ -56,6 +56,19 @@ def test_numbers_of_clusters_are_drawn(compared, quee):
     assert (output / "clusters.png").stat().st_size > 10_000
 
 
+def test_what_is_static_and_other_costs_are_described(compared):
+    _, _, found = compared
+    assert [row["level"] for row in found["static"]] == found["levels"]
+    assert {f"{row['cost']:g}" for row in found["static"]} <= set(
+        found["methods"]["quee"]["accuracy_at_cost"]
+    )
+    assert set(found["other_costs"]) == {"flops"}
+    # In FLOPs all levels cost the same: the whole network at a lower one is no cheaper.
+    static = found["other_costs"]["flops"]["static"]
+    assert static["accuracy_at_cost"]["0.8"]["value"] is None
+    assert found["methods"]["static"]["accuracy_at_cost"]["0.8"]["value"] is not None
+
+
 def test_nothing_beats_the_oracle(compared):
     """But what has heads of its own."""
     areas = {name: method["area"]["value"] for name, method in compared[2]["methods"].items()}
@@ -75,8 +88,8 @@ def test_the_same_command_computes_nothing_again(compared, quee):
         "quee-1.safetensors"
     ]
     kept = set(load_file(output / "quee-1.safetensors"))
-    assert kept > {"is_correct", "cost"}
-    assert all(name.startswith("gates.") for name in kept - {"is_correct", "cost"})
+    assert kept > {"is_correct", "cost", "node"}
+    assert all(name.startswith("gates.") for name in kept - {"is_correct", "cost", "node"})
 
 
 def test_other_settings_start_anew(compared, quee):

@@ -16,7 +16,8 @@ def sweep(accuracies, costs, num_images=NUM_IMAGES, seed=0):
     is_correct = torch.zeros(len(accuracies), num_images, dtype=torch.bool)
     for row, accuracy in enumerate(accuracies):
         is_correct[row, rng.permutation(num_images)[: round(accuracy * num_images)]] = True
-    return Sweep(is_correct, torch.tensor(costs)[:, None].expand(-1, num_images).clone())
+    spread = torch.tensor(costs)[:, None].expand(-1, num_images).clone()
+    return Sweep(is_correct, spread, torch.arange(len(costs))[:, None].expand(-1, num_images).int())
 
 
 def test_values_are_those_of_the_curve():
@@ -62,7 +63,7 @@ def test_table_is_ordered_by_area():
     found = compare_sweeps(
         {"poor": [poor], "good": [good]}, "good", np.ones(NUM_IMAGES, bool), num_resamples=20
     )
-    lines = comparison_table(found, "good").splitlines()
+    lines = comparison_table(found, "good", {"flops": found}).splitlines()
     assert [line.split("|")[1].strip() for line in lines] == ["method", "---", "good", "poor"]
     assert "not reached" in lines[3]
 

@@ -1,14 +1,15 @@
 """Heads and gates trained together, in turns, for one price of depth each (JEI-DNN)."""
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quee_hf.baselines.confidence import largest_probability, margin
-from quee_hf.baselines.sweep import Sweep, leave_at_first
+from quee_hf.baselines.sweep import GateData, Sweep, leave_at_first
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.exits.loss import cross_entropies
 from quee_hf.routing.router import Router
@@ -72,56 +73,57 @@ def leaving_shares(leaving: Tensor) -> Tensor:
 
 
 def train_jointly(
-    heads: nn.Module, compute: Heads, router: Router, training: PathOutputs, *, cost_lambda: float, seed: int
+    heads: nn.Module, compute: Heads, data: GateData, *, cost_lambda: float, num_epochs: int = _NUM_EPOCHS
 ) -> JointGates:
     """Train heads, in place, and gates in turns of 200 batches.
 
     Heads learn the cross entropy of every exit, weighed by how likely an image leaves there; gates learn to
-    leave at the exit of least cross entropy + cost_lambda * cost, and at those after it.
+    leave at the exit of least cross entropy + cost_lambda * cost, and at those after it. Of the turns, what
+    was best on `data.stopping` is kept.
 
     Args:
         heads: Those before the last exit, trained on their own already.
         compute: Applies them.
-        router: The paths and their costs.
-        training: Outputs with `pooled`, of images to learn from.
+        data: With `pooled` outputs; half of the training images are for heads, half for gates.
         cost_lambda: What the cost of the full path is worth in cross entropy.
-        seed: Of the order of the images.
+        num_epochs: How often all images are gone through.
 
     Source:
         Regol et al. 2024 (JEI-DNN, arXiv:2310.09163), and its public code for features, turns and weights.
-        Differs: the backbone's own head at the last exit stays, and gates' weights are at least 1 / 5, or a
+        Differs: the backbone's own head at the last exit stays; gates learn from other images than heads,
+        which with a few thousand images know theirs by heart; and gates' weights are at least 1 / 5, or a
         gate at which all should leave would learn nothing.
     """
-    nodes = router.tree.exact_nodes
-    costs = router.costs.cpu()[nodes]
-    assert training.pooled is not None
+    nodes = data.router.tree.exact_nodes
+    prices = cost_lambda * data.router.costs.cpu()[nodes]
     gates = JointGates(len(nodes) - 1)
-    last = training.logits[:, nodes[-1:]]
-    num_steps = _NUM_EPOCHS * -(-len(training) // _BATCH_SIZE)
+    modules = nn.ModuleList([heads, gates])
+    num_steps = 2 * _TURN * max(1, round(num_epochs * len(data.training) / _BATCH_SIZE / 2 / _TURN))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        parameters = [*heads.parameters(), *gates.parameters()]
+        torch.manual_seed(data.seed)
+        halves = map(data.training.select, torch.randperm(len(data.training)).tensor_split(2))
+        for_heads, for_gates, held_out = (_Images.of(part, nodes[-1]) for part in (*halves, data.stopping))
         optimizer = torch.optim.SGD(
-            parameters, lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+            modules.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=_LAST_RATE)
-        weights = torch.ones(len(nodes) - 1)
-        for step, batch in enumerate(islice(_batches(len(training)), num_steps)):
-            teaches_gates = step // _TURN % 2 == 1
-            if teaches_gates and not step % _TURN:
-                weights = _gate_weights(compute(training.pooled), last, training.labels, costs, cost_lambda)
-            logits, labels = compute(training.pooled[batch]), training.labels[batch]
-            losses = cross_entropies(torch.cat([logits, last[batch]], dim=1), labels)
-            leaving = gates(logits)
-            if teaches_gates:
-                wanted = _should_leave(losses.detach(), costs, cost_lambda)
-                loss = functional.binary_cross_entropy_with_logits(leaving, wanted, pos_weight=weights)
+        best, kept = torch.inf, deepcopy(modules.state_dict())
+        for step in range(num_steps):
+            if step % (2 * _TURN) < _TURN:
+                loss = _loss_of_heads(for_heads.draw(), compute, gates)
             else:
-                loss = _weighed(losses, leaving_shares(leaving.sigmoid()).detach())
+                if step % _TURN == 0:
+                    weights = _gate_weights(for_gates.losses(compute), prices)
+                loss = _loss_of_gates(for_gates.draw(), compute, gates, prices, weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
+            if (step + 1) % (2 * _TURN) == 0:
+                found = _held_out_loss(held_out, compute, gates, prices)
+                if found < best:
+                    best, kept = found, deepcopy(modules.state_dict())
+        modules.load_state_dict(kept)
     return gates
 
 
@@ -136,38 +138,71 @@ def leave_by_gates(settings: list[tuple[Tensor, Tensor]], router: Router, output
         outputs: Of all paths; the classes of the last exit are taken from here.
     """
     nodes = router.tree.exact_nodes
-    correct, costs = [], []
+    sweeps = []
     for logits, leaving in settings:
         may_leave = functional.pad(leaving >= 0, (0, 1))  # whatever is said of the last
         own = outputs.logits.clone()
         own[:, nodes[:-1]] = logits
-        sweep = leave_at_first(may_leave[None], router, PathOutputs(own, outputs.variance, outputs.labels))
-        correct.append(sweep.is_correct)
-        costs.append(sweep.cost)
-    return Sweep(torch.cat(correct), torch.cat(costs))
+        changed = PathOutputs(own, outputs.variance, outputs.labels)
+        sweeps.append(leave_at_first(may_leave[None], router, changed))
+    return Sweep(*(torch.cat(parts) for parts in zip(*sweeps, strict=True)))
 
 
-def _batches(num_images: int) -> Iterator[Tensor]:
-    while True:
-        yield from torch.randperm(num_images).split(_BATCH_SIZE)
+class _Images(NamedTuple):
+    """What the trainable heads read of images, and what the last exit says of them."""
 
+    pooled: Tensor  # (images, exits - 1, size)
+    last: Tensor  # (images, 1, labels), logits
+    labels: Tensor  # (images,)
 
-def _weighed(losses: Tensor, shares: Tensor) -> Tensor:
-    """Weigh exits by their shares; an image counts as much as it does without weights."""
-    weighed = (losses * shares).sum(dim=1)
-    total = losses.detach().sum(dim=1)
-    return (weighed * total / weighed.detach().clamp_min(torch.finfo(losses.dtype).eps)).mean()
+    @classmethod
+    def of(cls, outputs: PathOutputs, last_node: int) -> "_Images":
+        assert outputs.pooled is not None
+        return cls(outputs.pooled, outputs.logits[:, [last_node]], outputs.labels)
 
+    def draw(self) -> "_Images":
+        """Return a batch of them."""
+        chosen = torch.randint(len(self.labels), (_BATCH_SIZE,))
+        return _Images(*(part[chosen] for part in self))
 
-def _should_leave(losses: Tensor, costs: Tensor, cost_lambda: float) -> Tensor:
-    """Return 1 for the best exit and those after it, `(images, exits - 1)`."""
-    best = (losses + cost_lambda * costs).argmin(dim=1)
-    return (torch.arange(len(costs) - 1) >= best[:, None]).float()
+    def losses(self, compute: Heads) -> Tensor:
+        """Return each exit's cross entropy, `(images, exits)`."""
+        return cross_entropies(torch.cat([compute(self.pooled), self.last], dim=1), self.labels)
 
 
 @torch.no_grad()
-def _gate_weights(logits: Tensor, last: Tensor, labels: Tensor, costs: Tensor, cost_lambda: float) -> Tensor:
+def _held_out_loss(images: _Images, compute: Heads, gates: JointGates, prices: Tensor) -> float:
+    """Return what images lose where their gates let them leave: cross entropy and price of depth."""
+    leaving = functional.pad(gates(compute(images.pooled)) >= 0, (0, 1), value=True)
+    exits = leaving.int().argmax(dim=1, keepdim=True)
+    return float((images.losses(compute) + prices).gather(1, exits).mean())
+
+
+def _loss_of_heads(images: _Images, compute: Heads, gates: JointGates) -> Tensor:
+    """Weigh exits by their shares; an image counts as much as it does without weights."""
+    logits = compute(images.pooled)
+    losses = cross_entropies(torch.cat([logits, images.last], dim=1), images.labels)
+    shares = leaving_shares(gates(logits).sigmoid()).detach()
+    weighed, total = (losses * shares).sum(dim=1), losses.detach().sum(dim=1)
+    return (weighed * total / weighed.detach().clamp_min(torch.finfo(losses.dtype).eps)).mean()
+
+
+def _loss_of_gates(
+    images: _Images, compute: Heads, gates: JointGates, prices: Tensor, weights: Tensor
+) -> Tensor:
+    with torch.no_grad():
+        logits, wanted = compute(images.pooled), _should_leave(images.losses(compute), prices)
+    return functional.binary_cross_entropy_with_logits(gates(logits), wanted, pos_weight=weights)
+
+
+def _should_leave(losses: Tensor, prices: Tensor) -> Tensor:
+    """Return 1 for the best exit and those after it, `(images, exits - 1)`."""
+    best = (losses + prices).argmin(dim=1)
+    return (torch.arange(len(prices) - 1) >= best[:, None]).float()
+
+
+@torch.no_grad()
+def _gate_weights(losses: Tensor, prices: Tensor) -> Tensor:
     """Return for each gate how many images should stay for one that should leave, from 1 / 5 to 5."""
-    losses = cross_entropies(torch.cat([logits, last], dim=1), labels)
-    leave = _should_leave(losses, costs, cost_lambda).sum(dim=0)
-    return ((len(labels) - leave) / leave.clamp_min(1)).clamp(1 / _LARGEST_WEIGHT, _LARGEST_WEIGHT)
+    leave = _should_leave(losses, prices).sum(dim=0)
+    return ((len(losses) - leave) / leave.clamp_min(1)).clamp(1 / _LARGEST_WEIGHT, _LARGEST_WEIGHT)

@@ -16,6 +16,7 @@ class Sweep(NamedTuple):
 
     is_correct: Tensor  # (settings, images), bool
     cost: Tensor  # (settings, images), float32, relative to the dearest path
+    node: Tensor  # (settings, images), int32: which path was taken; whose, the maker of the sweep knows
 
 
 class GateData(NamedTuple):
@@ -49,7 +50,7 @@ def leave_at(nodes: Tensor, outputs: PathOutputs, costs: Tensor) -> Sweep:
         costs: `(paths,)`.
     """
     is_wrong = outputs.is_wrong.T.gather(0, nodes)
-    return Sweep(~is_wrong, costs.cpu()[nodes])
+    return Sweep(~is_wrong, costs.cpu()[nodes], nodes.int())
 
 
 def leave_at_first(is_reached: Tensor, router: Router, outputs: PathOutputs) -> Sweep:

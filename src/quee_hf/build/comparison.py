@@ -7,32 +7,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from quee_hf.baselines import GateData, Sweep
+from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted, OwnGates
 from quee_hf.build.comparison_pictures import draw_classes, draw_clusters, draw_comparison
 from quee_hf.build.files import UNFINISHED, write_json, write_text
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
 from quee_hf.build.roles import positions
+from quee_hf.configuration import COST_MODELS
 from quee_hf.data import LabelledImages, count_shared_images
-from quee_hf.diagnostics.comparison import compare_sweeps, comparison_table
+from quee_hf.diagnostics.comparison import COSTS, compare_sweeps, comparison_table
 from quee_hf.diagnostics.gate_quality import describe_gates
-from quee_hf.diagnostics.report import describe_classes, rounded
+from quee_hf.diagnostics.report import describe_classes, describe_uniform, rounded
 from quee_hf.diagnostics.static_paths import AllOutputs, as_tensors, collect_all_outputs, from_tensors
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError, NotReadyError
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.routing.costs import path_costs
 from quee_hf.training.exit_heads import collect_pooled
 
 _MOST_LOST = 0.01  # of accuracy, where classes are described
+_FEWER_RESAMPLES = 300  # where intervals stand beside others
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
 
 
@@ -114,7 +120,9 @@ def compare(
     fits = _fit_all(model, plan, validation, (known.routable, outputs), output, key)
     full_path = ~outputs.routable.is_wrong[:, model.router.tree.exact_nodes[-1]]
     sweeps = {name: [one.sweep for one in fitted] for name, fitted in fits.items()}
-    methods = compare_sweeps(sweeps, OWN, full_path.numpy())
+    widths = _describe_widths(model, outputs.uniform)
+    costs = sorted({*COSTS, *(width["cost"] for width in widths)})
+    methods = compare_sweeps(sweeps, OWN, full_path.numpy(), costs=costs)
     full_accuracy = float(full_path.double().mean())
     result: dict[str, Any] = {
         "data": {"source": plan.data, "num_images": len(test), "fingerprint": test.fingerprint},
@@ -125,12 +133,14 @@ def compare(
         "exit_blocks": list(model.config.exit_blocks),
         "versions": library_versions(),
         "full_path_accuracy": full_accuracy,
+        "static": widths,
         "methods": methods,
+        "other_costs": _at_other_costs(model, sweeps, full_path.numpy()),
         "gates": _describe_own(model, fits, outputs.routable),
         "classes": _describe_classes(model, fits, outputs.routable, full_accuracy - _MOST_LOST),
     }
     write_json(output / "comparison.json", result)
-    write_text(output / "comparison.md", comparison_table(methods, OWN) + "\n")
+    write_text(output / "comparison.md", comparison_table(methods, OWN, result["other_costs"]) + "\n")
     draw_comparison(result, output / "comparison.png")
     draw_classes(result["classes"], output / "classes.png")
     if any(name in CLUSTER_METHODS for name in methods):
@@ -215,6 +225,33 @@ def _fit_all(
                 fits[name].append(_fit(path, f"{key} {name} {seed}", run))
                 bar.update()
     return fits
+
+
+def _describe_widths(model: QuEEForImageClassification, uniform: PathOutputs) -> list[dict[str, Any]]:
+    """Return what the whole network costs and achieves at each level."""
+    described = describe_uniform(model, uniform)
+    return [{"level": row["path"][0], "cost": row["cost"], "accuracy": row["accuracy"]} for row in described]
+
+
+def _at_other_costs(
+    model: QuEEForImageClassification, sweeps: Mapping[str, Sequence[Sweep]], full_path: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Compare the same routes by what they cost under other cost models than the one they were made for."""
+    config, found = model.config, {}
+    paths = [*model.paths, *uniform_paths(config)]
+    for name in COST_MODELS:
+        if name != config.cost_model and (name != "latency" or config.cost_table is not None):
+            costs = path_costs(paths, segment_costs(config, name))
+            changed = {
+                method: [sweep._replace(cost=costs[sweep.node]) for sweep in made]
+                for method, made in sweeps.items()
+            }
+            compared = compare_sweeps(changed, OWN, full_path, num_resamples=_FEWER_RESAMPLES)
+            found[name] = {
+                method: {key: row[key] for key in ("area", "accuracy_at_cost", "cost_at_drop")}
+                for method, row in compared.items()
+            }
+    return found
 
 
 def _describe_own(

@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +45,12 @@ class OwnGates:
     """How QuEE's gates are fitted.
 
     Args:
-        features: Of `GATE_FEATURES`; those of the model if not given.
+        fields: Of the model's config, where they are to differ.
         has_clusters: Whether gates learn error rates of clusters, as in the paper, or each image's outcome.
         num_clusters: Of them; chosen by calibration error if not given.
     """
 
-    features: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
     has_clusters: bool = False
     num_clusters: int | None = None
 
@@ -84,14 +84,16 @@ class OwnGates:
         return fresh
 
     def _fresh(self, model: QuEEForImageClassification) -> QuEEForImageClassification:
-        return rebuild(model, **({} if self.features is None else {"gate_features": self.features}))
+        return rebuild(model, **self.fields)
 
 
 def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
-    """Run the whole network at each single level."""
+    """Run the whole network at each single level; these paths are counted after the model's own."""
     costs = path_costs(uniform_paths(model.config), segment_costs(model.config))
     is_correct = ~test.uniform.is_wrong.T
-    return Fitted(Sweep(is_correct, costs[:, None].expand(-1, is_correct.shape[1])), {})
+    nodes = torch.arange(len(costs), dtype=torch.int32) + len(model.paths)
+    spread = (row[:, None].expand_as(is_correct).clone() for row in (costs, nodes))
+    return Fitted(Sweep(is_correct, *spread), {})
 
 
 def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
@@ -103,14 +105,8 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
     for price in tqdm(LAMBDAS, desc="Training jei-dnn", unit="price", leave=False):
         twin = rebuild(model)
         compute = partial(_head_logits, twin)
-        gates = train_jointly(
-            nn.ModuleList(cast(ExitHead, head).network for head in twin.heads[:-1]),
-            compute,
-            model.router,
-            data.training,
-            cost_lambda=price,
-            seed=data.seed,
-        )
+        trained = nn.ModuleList(cast(ExitHead, head).network for head in twin.heads[:-1])
+        gates = train_jointly(trained, compute, data, cost_lambda=price)
         with torch.inference_mode():
             logits = compute(routable.pooled)
             settings.append((logits, gates(logits)))
@@ -131,10 +127,11 @@ def _baseline(fit: Fit) -> Run:
 
 
 OWN = "quee"
-_PAPERS = OwnGates(features="probabilities", has_clusters=True)
+_PAPERS = OwnGates({"gate_type": "error_predictor", "gate_features": "probabilities"}, has_clusters=True)
 METHODS: dict[str, Run] = {
     OWN: OwnGates(),
     "quee-paper": _PAPERS,
+    "lra-ee": OwnGates({"gate_type": "lra", "gate_features": "spatial"}),
     "static": _static,
     "jei-dnn": _joint,
     **{name: _baseline(fit) for name, fit in BASELINES.items()},

@@ -23,10 +23,11 @@ def compare_sweeps(
     reference: str,
     full_path: Sequence[bool] | NDArray[np.bool_],
     *,
+    costs: Sequence[float] = COSTS,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Describe every method's curve: accuracy at the costs `COSTS`, cost at the drops `DROPS`, area.
+    """Describe every method's curve: accuracy at some costs, cost at the drops `DROPS`, area.
 
     Intervals hold 95 % of what resampled images and resampled seeds give; both are drawn with replacement,
     the same images and seeds for all methods, so what makes images easy for all cancels in differences. A
@@ -37,6 +38,7 @@ def compare_sweeps(
         reference: The method that others are compared with.
         full_path: `(images,)`: whether the whole network at the most exact level is right; drops are from
             its accuracy.
+        costs: At which accuracy is described.
         num_resamples: More make the ends of the intervals less random.
         seed: Of the resampling.
 
@@ -53,14 +55,14 @@ def compare_sweeps(
     weights = _weights(len(full_path), num_resamples, seed)
     full = weights @ np.asarray(full_path, dtype=np.float64)
     targets = full[:, None] - np.asarray(DROPS) - _ROUNDING
-    measured = {name: _resampled(found, weights, targets, seed) for name, found in sweeps.items()}
+    measured = {name: _resampled(found, weights, (targets, costs), seed) for name, found in sweeps.items()}
     return {
         name: {
             "curve": _curve(sweeps[name]),
             "area": _described(values[:, 0]),
             "area_difference": _described(values[:, 0] - measured[reference][:, 0]),
-            "accuracy_at_cost": _named(COSTS, values[:, 1 : 1 + len(COSTS)]),
-            "cost_at_drop": _named(DROPS, values[:, 1 + len(COSTS) :]),
+            "accuracy_at_cost": _named(costs, values[:, 1 : 1 + len(costs)]),
+            "cost_at_drop": _named(DROPS, values[:, 1 + len(costs) :]),
         }
         for name, values in measured.items()
     }
@@ -72,24 +74,26 @@ def _weights(num_images: int, num_resamples: int, seed: int) -> Floats:
     return np.concatenate([np.full((1, num_images), 1 / num_images), drawn])
 
 
-def _resampled(sweeps: Sequence[Sweep], weights: Floats, targets: Floats, seed: int) -> Floats:
-    """Return area, accuracies at costs and costs at targets for each row of weights, meaned over seeds.
+def _resampled(
+    sweeps: Sequence[Sweep], weights: Floats, points: tuple[Floats, Sequence[float]], seed: int
+) -> Floats:
+    """Return area, accuracies at costs and costs at target accuracies for each row, meaned over seeds.
 
     Where a curve does not reach, an accuracy is -inf and a cost inf.
     """
-    per_seed = np.stack([_of_seed(sweep, weights, targets) for sweep in sweeps], axis=1)
+    per_seed = np.stack([_of_seed(sweep, weights, *points) for sweep in sweeps], axis=1)
     drawn = np.random.default_rng([seed, 1]).integers(len(sweeps), size=(len(weights), len(sweeps)))
     drawn[0] = np.arange(len(sweeps))
     chosen = np.take_along_axis(per_seed, drawn[:, :, None], axis=1)
     return np.asarray(chosen.mean(axis=1))
 
 
-def _of_seed(sweep: Sweep, weights: Floats, targets: Floats) -> Floats:
+def _of_seed(sweep: Sweep, weights: Floats, targets: Floats, costs: Sequence[float]) -> Floats:
     accuracies = weights @ sweep.is_correct.numpy().T.astype(np.float64)  # (rows, settings)
     spent = weights @ sweep.cost.numpy().T.astype(np.float64)
     rows = []
     for cost_row, accuracy_row, wanted in zip(spent, accuracies, targets, strict=True):
-        reached = [accuracy_at_cost(cost_row, accuracy_row, cost) for cost in COSTS]
+        reached = [accuracy_at_cost(cost_row, accuracy_row, cost) for cost in costs]
         needed = [cost_at_accuracy(cost_row, accuracy_row, accuracy) for accuracy in wanted]
         rows.append(
             [
@@ -123,8 +127,16 @@ def _described(values: Floats) -> dict[str, Any]:
     return {"value": _finite(values[0]), "interval": [_finite(low), _finite(high)]}
 
 
-def comparison_table(comparison: Mapping[str, Any], reference: str) -> str:
-    """Return what `compare_sweeps` found as a Markdown table, the largest area first."""
+def comparison_table(
+    comparison: Mapping[str, Any], reference: str, other_costs: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """Return what `compare_sweeps` found as a Markdown table, the largest area first.
+
+    Args:
+        comparison: What it returned.
+        reference: Its reference.
+        other_costs: What it returned for the same routes under other cost models, by their names.
+    """
     costs, drops = ("0.4", "0.6"), ("0.005", "0.01")
     titles = [
         "method",
@@ -132,21 +144,22 @@ def comparison_table(comparison: Mapping[str, Any], reference: str) -> str:
         f"area less {reference}'s",
         *(f"accuracy at cost {cost}, %" for cost in costs),
         *(f"cost at −{100 * float(drop):g} points" for drop in drops),
+        *(f"{name} at −0.5 points" for name in other_costs),
     ]
     order = sorted(comparison, key=lambda name: -comparison[name]["area"]["value"])
-    rows = []
+    lines = [titles, ["---"] * len(titles)]
     for name in order:
         found = comparison[name]
-        rows.append(
+        lines.append(
             [
                 name,
                 _percent_text(found["area"]),
                 "" if name == reference else _percent_text(found["area_difference"]),
                 *(_percent_text(found["accuracy_at_cost"][cost]) for cost in costs),
                 *(_number_text(found["cost_at_drop"][drop]) for drop in drops),
+                *(_number_text(rows[name]["cost_at_drop"]["0.005"]) for rows in other_costs.values()),
             ]
         )
-    lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -104,8 +104,8 @@ def _curve(
 
 
 def _compare(routed: Sequence[RoutedImages], thresholded: Sweep) -> dict[str, Any]:
-    is_correct, cost = (part.numpy() for part in as_sweep(routed))
-    other_correct, other_cost = (part.numpy() for part in thresholded)
+    is_correct, cost, _ = (part.numpy() for part in as_sweep(routed))
+    other_correct, other_cost, _ = (part.numpy() for part in thresholded)
     difference, low, high = bootstrap_area_difference(is_correct, cost, other_correct, other_cost)
 
     def area(correct: np.ndarray, costs: np.ndarray) -> float:

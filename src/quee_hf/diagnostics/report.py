@@ -28,6 +28,7 @@ class RoutedImages:
         cost_lambda: At least 0.
         is_correct: `(images,)`, bool.
         cost: `(images,)`, float32, relative to the dearest path.
+        node: `(images,)`, int64, which of the model's paths was taken.
         exit_index: `(images,)`, int64, counted from 0.
         error: `(images,)`, float32, predicted probability that the class is wrong.
     """
@@ -35,6 +36,7 @@ class RoutedImages:
     cost_lambda: float
     is_correct: Tensor
     cost: Tensor
+    node: Tensor
     exit_index: Tensor
     error: Tensor
 
@@ -49,14 +51,16 @@ def route_images(
         routes = replay(model, outputs, torch.full((len(outputs),), float(value)))
         is_correct = routes.logits.argmax(dim=-1) == outputs.labels
         cost, exit_index = model.router.costs[routes.node], depths[routes.node] - 1
-        routed.append(RoutedImages(float(value), is_correct, cost, exit_index, routes.error))
+        routed.append(RoutedImages(float(value), is_correct, cost, routes.node, exit_index, routes.error))
     return routed
 
 
 def as_sweep(routed: Sequence[RoutedImages]) -> Sweep:
     """Return what each lambda gives each image."""
     return Sweep(
-        torch.stack([point.is_correct for point in routed]), torch.stack([point.cost for point in routed])
+        torch.stack([point.is_correct for point in routed]),
+        torch.stack([point.cost for point in routed]),
+        torch.stack([point.node for point in routed]).int(),
     )
 
 
@@ -88,7 +92,7 @@ def describe_thresholds(thresholds: Sequence[float], result: Sweep) -> list[dict
     """Return cost and accuracy at each threshold."""
     return [
         {"threshold": threshold, "cost": rounded(cost.double().mean()), **describe_accuracy(is_correct)}
-        for threshold, is_correct, cost in zip(thresholds, *result, strict=True)
+        for threshold, is_correct, cost in zip(thresholds, result.is_correct, result.cost, strict=True)
     ]
 
 
