@@ -1,5 +1,6 @@
 """Pictures for reports and model cards. Figures are objects of their own: no global matplotlib state."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -7,10 +8,12 @@ from typing import Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -166,6 +169,23 @@ def plot_numbers(
     axes.grid(visible=True, color="0.88")
     _add_legend(figure, axes.get_lines()[1:])
     _save(figure, path)
+
+
+def scale_as_cosine(axes: Axes) -> None:
+    """Label distances from 1, on a logarithmic axis that grows downwards, as cosines.
+
+    Args:
+        axes: With lines of positive distances.
+    """
+    axes.set_yscale("log")
+    distances = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.get_lines()])
+    # In half powers of ten, and at least two of them, so that there are ticks.
+    low = math.floor(2 * math.log10(distances.min())) / 2
+    high = max(low + 1, math.ceil(2 * math.log10(distances.max())) / 2)
+    axes.set_ylim(10.0**high, 10.0**low)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda distance, _: f"{1 - distance:.7g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:

@@ -15,6 +15,7 @@ from quee_hf.cli.card import card
 from quee_hf.cli.compare import compare
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
+from quee_hf.cli.noise import noise
 from quee_hf.cli.predict import predict
 from quee_hf.cli.push import push
 from quee_hf.cli.quantize import quantize
@@ -97,8 +98,8 @@ def _quee(
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
     measures it, and `predict` classifies images with it. `quantize` makes a
-    classifier compute with fewer bits, and nothing else; `train-heads` and `train-gates` train parts of a
-    model anew. `inspect` says what a model is,
+    classifier compute with fewer bits, and nothing else; `noise` says what that does to each block.
+    `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
     `card` writes its card, and `push` puts it on the Hub.
 
     **Example**
@@ -110,7 +111,19 @@ def _quee(
     """
 
 
-for _verb in (build, quantize, train_heads, train_gates, evaluate, compare, predict, inspect, card, push):
+for _verb in (
+    build,
+    quantize,
+    train_heads,
+    train_gates,
+    evaluate,
+    compare,
+    noise,
+    predict,
+    inspect,
+    card,
+    push,
+):
     app.command()(_verb)
 
 

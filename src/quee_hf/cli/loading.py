@@ -46,6 +46,39 @@ def load_model(source: str, device: str, revision: str = "main") -> LoadedModel:
     return LoadedModel(model, processor)
 
 
+def load_float_model(source: str, like: "QuEEForImageClassification") -> "QuEEForImageClassification":
+    """Load the full-precision twin of a model, where that is: a QuEE model, or a classifier to be wrapped.
+
+    Raises:
+        QuEEError: If there is none.
+        UnsupportedBackboneError: If it is of a type that cannot be wrapped.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    from quee_hf.build.rebuild import move
+    from quee_hf.build.source import is_local
+    from quee_hf.configuration import QuEEConfig
+    from quee_hf.modeling import QuEEForImageClassification
+
+    _check_folder(source, is_local=is_local(source))
+    try:
+        if PreTrainedConfig.get_config_dict(source)[0].get("model_type") == QuEEConfig.model_type:
+            twin: QuEEForImageClassification = QuEEForImageClassification.from_pretrained(source)
+        else:
+            config = AutoConfig.from_pretrained(source)
+            num_blocks = (getattr(config, "vision_config", None) or config).num_hidden_layers
+            twin = QuEEForImageClassification.from_backbone(
+                source,
+                exit_blocks=[num_blocks],
+                levels=["fp32"],
+                class_embeddings=dict(like.named_buffers()).get("class_embeddings"),
+            )
+    except OSError as error:
+        raise QuEEError(f"Cannot load {source}: {one_line(error)}") from error
+    move(twin, like.device)
+    return twin
+
+
 def load_config(source: str, revision: str = "main") -> "QuEEConfig":
     """Load the config of a QuEE model from a directory or the Hub.
 

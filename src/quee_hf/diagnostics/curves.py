@@ -1,5 +1,7 @@
 """Accuracy over cost: areas, crossings and how sure one can be of them. Pure functions of arrays."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -129,18 +131,12 @@ def bootstrap_area_difference(
     """
     values = _stacked(correct_a, cost_a, correct_b, cost_b)  # (images, 2 points_a + 2 points_b)
     num_points = (np.shape(correct_a)[0], np.shape(correct_b)[0])
-    if num_resamples < 1:
-        raise ValueError(f"`num_resamples` must be at least 1, got {num_resamples}.")
-    num_images = values.shape[0]
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _COUNTS_PER_CHUNK // num_images)
-    differences = []
-    for start in range(0, num_resamples, chunk):
-        weights = draw_weights(rng, min(chunk, num_resamples - start), num_images)
-        differences.append(_area_differences(weights @ values, num_points))
+    resampled = [
+        _area_differences(means, num_points) for means in resampled_means(values, num_resamples, seed)
+    ]
     observed = _area_differences(values.mean(axis=0, keepdims=True), num_points)
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(differences), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(resampled), [tail, 1 - tail])
     return float(observed[0]), float(low), float(high)
 
 
@@ -212,6 +208,28 @@ def draw_weights(rng: np.random.Generator, num_resamples: int, num_images: int) 
     drawn += np.arange(num_resamples)[:, None] * num_images
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_images)
     return counts.reshape(num_resamples, num_images) / num_images
+
+
+def resampled_means(values: Floats, num_resamples: int, seed: int) -> Iterator[Floats]:
+    """Take the means of columns over images that are drawn with replacement.
+
+    Args:
+        values: `(images, columns)`.
+        num_resamples: At least 1.
+        seed: The same seed draws the same images, whatever the columns are.
+
+    Yields:
+        `(some of the resamples, columns)`, as many as memory allows at a time.
+
+    Raises:
+        ValueError: If `num_resamples` is below 1.
+    """
+    if num_resamples < 1:
+        raise ValueError(f"`num_resamples` must be at least 1, got {num_resamples}.")
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _COUNTS_PER_CHUNK // len(values))
+    for start in range(0, num_resamples, chunk):
+        yield draw_weights(rng, min(chunk, num_resamples - start), len(values)) @ values
 
 
 def _area_differences(means: Floats, num_points: tuple[int, int]) -> Floats:

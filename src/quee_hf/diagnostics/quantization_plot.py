@@ -1,17 +1,17 @@
 """A picture of what quantization does to a model. The figure is an object of its own: no global state."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from quee_hf.plots import scale_as_cosine
 
 _DOTS_PER_INCH = 150
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X")
@@ -43,7 +43,7 @@ def plot_quantization(report: Mapping[str, Any], path: str | Path, title: str) -
     for axes, heading in zip(panels, ("weights", "activations"), strict=False):
         axes.set_title(f"Signal to noise of {heading}", fontsize=10)
         axes.set_ylabel("mean SQNR over products, dB")
-    _scale_as_cosine(panels[2])
+    _label_cosines(panels[2])
     if is_measured:
         _draw_accuracy(panels[3], rows, report.get("float_accuracy"))
     figure.suptitle(title, parse_math=False)
@@ -83,19 +83,10 @@ def _distances(report: Mapping[str, Any], level: int) -> tuple[list[int], list[f
     return [row["block"] for row in rows], [max(_LEAST, 1 - row["cosine"]) for row in rows]
 
 
-def _scale_as_cosine(axes: Axes) -> None:
-    """Label distances from 1, on a logarithmic axis that grows downwards, as cosines."""
+def _label_cosines(axes: Axes) -> None:
     axes.set_title("Output of each block beside full precision", fontsize=10)
     axes.set_ylabel("cosine similarity")
-    axes.set_yscale("log")
-    distances = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.get_lines()])
-    # In half powers of ten, and at least two of them, so that there are ticks.
-    low = math.floor(2 * math.log10(distances.min())) / 2
-    high = max(low + 1, math.ceil(2 * math.log10(distances.max())) / 2)
-    axes.set_ylim(10.0**high, 10.0**low)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda distance, _: f"{1 - distance:.7g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    scale_as_cosine(axes)
 
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Row], exact: Row | None) -> None:

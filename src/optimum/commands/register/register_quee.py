@@ -14,6 +14,7 @@ VERBS = (
     "train-gates",
     "evaluate",
     "compare",
+    "noise",
     "predict",
     "inspect",
     "card",
