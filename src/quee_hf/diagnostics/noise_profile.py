@@ -161,10 +161,10 @@ def _compare(
 
 def _compare_final(model: QuEEForImageClassification, exact: Tensor, noisy: Tensor) -> dict[str, float]:
     last = model.config.num_exits - 1
-    pooled = [model.pool_exit(last, tokens) for tokens in (exact, noisy)]
-    is_contrastive = model.config.logit_scale is not None
-    embeddings = [model.heads[last](part) for part in pooled] if is_contrastive else pooled
-    logits = [model.head_logits(last, part) for part in pooled]
+    pooled = [model.select_exit(last, tokens) for tokens in (exact, noisy)]
+    outputs = [model.heads[last](part) for part in pooled]
+    embeddings = pooled if model.config.logit_scale is None else outputs
+    logits = [model.as_logits(part) for part in outputs]
     per_image = {
         "embedding_cosine": _cosine(*embeddings),
         "logits_cosine": _cosine(*(part - part.mean(dim=-1, keepdim=True) for part in logits)),
