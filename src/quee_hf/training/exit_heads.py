@@ -20,6 +20,7 @@ from quee_hf.training.arguments import (
     with_early_stopping,
     with_own_columns,
 )
+from quee_hf.training.rows import TensorRows, collate
 from quee_hf.training.trainer import QuEETrainer
 
 # Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
@@ -29,7 +30,7 @@ _TOKEN_DIMENSIONS = 4  # images, exits, tokens, channels
 HEAD_ARGUMENTS = {"learning_rate": 3e-3, "num_train_epochs": 20}
 
 
-class ExitFeatures(Dataset[dict[str, Tensor]]):
+class ExitFeatures(TensorRows):
     """What the trainable heads read for a set of images, computed once.
 
     Args:
@@ -43,13 +44,8 @@ class ExitFeatures(Dataset[dict[str, Tensor]]):
         self.selected = selected
         self.labels = labels
         self.teacher = teacher
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = {"selected": self.selected[index].float(), "labels": self.labels[index]}
-        return item if self.teacher is None else {**item, "teacher": self.teacher[index]}
+        taught = {} if teacher is None else {"teacher": teacher}
+        super().__init__({"selected": selected, "labels": labels, **taught})
 
 
 @torch.no_grad()
@@ -183,6 +179,7 @@ class ExitHeadTrainer(QuEETrainer):
         self._teacher, self._distillation = teacher, distillation
         kwargs["callbacks"] = with_early_stopping(kwargs.get("callbacks"), args, early_stopping_patience)
         kwargs.setdefault("compute_metrics", _accuracy_per_exit)
+        kwargs.setdefault("data_collator", collate)
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -21,6 +21,7 @@ from quee_hf.training.arguments import (
     with_own_columns,
 )
 from quee_hf.training.error_targets import ErrorTargets
+from quee_hf.training.rows import TensorRows, collate
 from quee_hf.training.trainer import QuEETrainer
 
 # Gates are small and their features few: they take a higher rate than heads, and more epochs.
@@ -28,18 +29,13 @@ GATE_ARGUMENTS = {"learning_rate": 5e-3, "num_train_epochs": 40}
 _RIGHT = 0.5  # targets below it count as right where thresholds are chosen
 
 
-class GateExamples(Dataset[dict[str, Tensor]]):
+class GateExamples(TensorRows):
     """What gates keep of every path's exit, and every path's error target, per image."""
 
     def __init__(self, summaries: Tensor, targets: Tensor) -> None:
         self.summaries = summaries  # (images, paths, summary)
         self.targets = targets  # (images, paths)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"summaries": self.summaries[index], "labels": self.targets[index]}
+        super().__init__({"summaries": summaries, "labels": targets})
 
 
 def gate_loss(model: QuEEForImageClassification, summaries: Tensor, targets: Tensor, kind: str) -> Tensor:
@@ -129,6 +125,7 @@ class GateTrainer(QuEETrainer):
             )
             kwargs[role] = GateExamples(model.summarize(outputs.readings()), self.targets(outputs))
         kwargs["callbacks"] = with_early_stopping(kwargs.get("callbacks"), args, early_stopping_patience)
+        kwargs.setdefault("data_collator", collate)
         super().__init__(model, args, **kwargs)
         # Gates are scored by their loss; what they predict for every path would only fill memory.
         self.args.prediction_loss_only = True
