@@ -7,7 +7,7 @@ from typing import Any
 from _timing import RESULTS
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -51,7 +51,7 @@ def write_readme_section(readme: Path) -> None:
         parts.append(
             f"**{result['title']}** ({result['date']}, torch {result['versions']['torch']}, transformers"
             f" {result['versions']['transformers']}; card: [`{result['name']}`](model_cards/quee-{result['name']}/README.md))\n\n"
-            + _table(["", "cost (BitOPs)", "accuracy (95 %)"], rows)
+            + markdown_table(["", "cost (BitOPs)", "accuracy (95 %)"], rows)
             + "\n\nMean cost at which the routed curve loses a given accuracy against the whole network at 8 bits: "
             + "; ".join(drops)
             + ". The threshold is the baseline of the same heads at 8 bits: leave at the first exit whose largest"

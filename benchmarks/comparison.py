@@ -13,13 +13,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from _results import markdown_table
 from assets import EXPERIMENTS, ROOT, RUNS, chosen_names
 
+from quee_hf.build.comparison_methods import CLUSTER_METHODS, DEFAULT_METHODS
+
 QUEE = Path(sys.executable).parent / "quee"
-LEVELS, HEAD = "6,5,4", "mlp"
-SETTINGS = ["--levels", LEVELS, "--head", HEAD]
-PICTURES = ("comparison", "classes")
+LEVELS = "6,5,4"
+# Exits of the CLIP-style model are of little use before block 7, and 5 bits throughout lose little.
+SETTINGS = {
+    "dinov2-cifar10": ["--exits", "3,5,7,9,12"],
+    "clip-tinyimagenet": ["--exits", "5,7,9,10,11,12", "--first-level", "any", "--max-paths", "84"],
+}
+# With 200 classes, clusters of all paths' probabilities take longer than everything else together.
+METHODS = {"dinov2-cifar10": (*DEFAULT_METHODS, *CLUSTER_METHODS), "clip-tinyimagenet": DEFAULT_METHODS}
+PICTURES = ("comparison", "classes", "clusters")
 RESULTS = ROOT / "docs" / "results"
+SHOWN = ("quee", "quee-paper", "lra-ee", "jei-dnn", "max-probability", "dqnet-gate", "oracle")
 
 
 def run(*words: object) -> None:
@@ -31,25 +41,21 @@ def compare(name: str) -> dict[str, Any]:
     """Build a model and compare on its test images, or do what is left of it."""
     experiment, folder = EXPERIMENTS[name](), RUNS / "comparison" / name
     sources = ["--train", experiment["train"], "--validation", experiment["validation"]]
-    build = [
-        "--recipe",
-        experiment["recipe"],
-        *SETTINGS,
-        *experiment["options"],
-        "--output",
-        folder / "build",
-    ]
-    run("build", "--model", experiment["model"], *sources, *build)
+    settings = ["--recipe", experiment["recipe"], "--levels", LEVELS, *SETTINGS[name], *experiment["options"]]
+    run("build", "--model", experiment["model"], *sources, *settings, "--output", folder / "build")
     images = ["--data", experiment["test"], "--validation", experiment["validation"]]
     if experiment["options"]:
         images += ["--match-labels", "numbers"]
-    run("compare", folder / "build" / "model", *images, "--output", folder)
+    methods = ["--methods", ",".join(METHODS[name])]
+    run("compare", folder / "build" / "model", *images, *methods, "--output", folder)
     RESULTS.mkdir(exist_ok=True)
     for picture in PICTURES:
-        shutil.copy(folder / f"{picture}.png", RESULTS / f"{name}-{picture}.png")
+        if (folder / f"{picture}.png").exists():
+            shutil.copy(folder / f"{picture}.png", RESULTS / f"{name}-{picture}.png")
     return {
         "name": name,
         "title": experiment["title"],
+        "settings": " ".join(SETTINGS[name]),
         "table": (folder / "comparison.md").read_text(encoding="utf-8"),
         **json.loads((folder / "comparison.json").read_text(encoding="utf-8")),
     }
@@ -58,35 +64,40 @@ def compare(name: str) -> dict[str, Any]:
 def describe(result: Mapping[str, Any]) -> str:
     """Write a result as a page."""
     versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-    static = result["methods"]["static"]["curve"]
-    widths = ", ".join(
-        f"{level} bits {point['accuracy']:.2%} at {point['cost']:.3f}"
-        for level, point in zip(result["levels"], static, strict=True)
-    )
-    data, classes = result["data"], result["classes"]
+    data, classes, name = result["data"], result["classes"], result["name"]
     setting = (
-        f"{data['num_images']} test images; exits after blocks {_joined(result['exit_blocks'])}, heads"
-        f" `{HEAD}`, levels {_joined(result['levels'])}; costs by `{result['cost_model']}`, relative to the"
-        f" whole network at {result['levels'][0]} bits. Gates and baselines learnt from"
-        f" {result['validation']['num_images']} images that the backbone had not seen,"
+        f"{data['num_images']} test images; exits after blocks {_joined(result['exit_blocks'])}, levels"
+        f" {_joined(result['levels'])} (`quee build {result['settings']}`, all else as by default); costs by"
+        f" `{result['cost_model']}`, relative to the whole network at {result['levels'][0]} bits. Gates and"
+        f" baselines learnt from {result['validation']['num_images']} images that the backbone had not seen,"
         f" {result['num_seeds']} times on other divisions; intervals (95 %) are over test images and fits."
-        " Area: mean accuracy over budgets from 0.2 to 1."
+        " Area: mean accuracy over budgets from 0.2 to 1. Test images were used for nothing else."
     )
     parts = [
         f"# {result['title']}: gates compared",
-        f"Written by `python benchmarks/comparison.py {result['name']}`, with {versions}.",
+        f"Written by `python benchmarks/comparison.py {name}`, with {versions}.",
         setting,
-        f"Full path: {result['full_path_accuracy']:.2%}. Whole network: {widths}.",
-        f"![Accuracy over cost]({result['name']}-comparison.png)",
+        f"![Accuracy over cost]({name}-comparison.png)",
         result["table"].strip(),
+        "## At the cost of each static width",
+        f"Full path: {result['full_path_accuracy']:.2%}. Accuracy in percent where images cost as much, on"
+        " average, as the whole network at one width.",
+        _widths(result),
         "## Gates",
         "How well gates predict the error of leaving at once, on test images, the mean over fits; RMSE is to"
-        " outcomes, over all paths.",
+        " outcomes, over all paths that they score.",
         _gates(result["gates"]),
         "## Classes",
         f"At λ = {classes['cost_lambda']:g}, the cheapest that loses at most a point in the first fit:",
-        f"![Paths by class]({result['name']}-classes.png)",
+        f"![Paths by class]({name}-classes.png)",
     ]
+    if (RESULTS / f"{name}-clusters.png").exists():
+        parts += [
+            "## Clusters",
+            "The paper's gates, taught by the error rates of so many clusters, beside gates taught by each"
+            " image's own outcome:",
+            f"![Area over clusters]({name}-clusters.png)",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,25 +105,35 @@ def _joined(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
+def _widths(result: Mapping[str, Any]) -> str:
+    methods = [name for name in SHOWN if name in result["methods"]]
+    rows = []
+    for width in result["static"]:
+        cells = [result["methods"][name]["accuracy_at_cost"][f"{width['cost']:g}"] for name in methods]
+        found = [_interval(cell) for cell in cells]
+        rows.append(
+            [f"{width['level']} bits", f"{width['cost']:.3f}", f"{100 * width['accuracy']:.2f}", *found]
+        )
+    return markdown_table(["static width", "cost", "static", *methods], rows)
+
+
+def _interval(described: Mapping[str, Any]) -> str:
+    if described["value"] is None:
+        return "not reached"
+    low, high = described["interval"]
+    return f"{100 * described['value']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+
+
 def _gates(gates: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     fields = ("rmse", "auroc", "auroc_of_max_probability", "aurc", "aurc_of_max_probability", "ece")
-    titles = [
-        "gates",
-        "after block",
-        "RMSE",
-        "AUROC",
-        "of max probability",
-        "AURC",
-        "of max probability",
-        "ECE",
-    ]
+    titles = ["RMSE", "AUROC", "of max probability", "AURC", "of max probability", "ECE"]
     rows = [
         [name, str(gate["exit_block"]), *("" if gate[key] is None else f"{gate[key]:.3f}" for key in fields)]
         for name, found in gates.items()
         for gate in found
         if "ece" in gate
     ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows))
+    return markdown_table(["gates", "after block", *titles], rows)
 
 
 def main() -> None:

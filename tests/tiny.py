@@ -152,10 +152,13 @@ def class_embeddings(count: int = NUM_LABELS) -> Tensor:
 
 def wrap(backbone: PreTrainedModel, **fields: Any) -> QuEEForImageClassification:
     """Make a QuEE model with exits after blocks 1, 2 and 4, as far as they exist; its new heads and gates are random,
-    but always the same."""
+    but always the same, and of the papers' kind: simple enough to be written out."""
     num_blocks = (getattr(backbone.config, "vision_config", None) or backbone.config).num_hidden_layers
     exits = [block for block in (1, 2, NUM_BLOCKS) if block <= num_blocks]
-    fields = {"exit_blocks": exits, "levels": ["fp32"], **fields}
+    simple = {"head_type": "linear", "gate_hidden_size": 32}
+    if "gate_type" not in fields:
+        simple["gate_features"] = "confidence"
+    fields = {"exit_blocks": exits, "levels": ["fp32"], **simple, **fields}
     if "CLIP" in type(backbone).__name__:
         fields = {"class_embeddings": class_embeddings(), "logit_scale": LOGIT_SCALE, **fields}
     model = QuEEForImageClassification.from_backbone(backbone, **fields)

@@ -16,7 +16,7 @@ FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 2  # 1, never released, had one tensor per level and range
 HEAD_TYPES = ("linear", "mlp", "attention", "ssa")
 GATE_TYPES = {
-    "error_predictor": "confidence",
+    "error_predictor": "history",
     "lra": "spatial",
 }  # and the features each has if none are named
 GATE_FEATURES = ("confidence", "history", "probabilities", "spatial")
@@ -98,11 +98,11 @@ class QuEEConfig(PreTrainedConfig):
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     exit_blocks: list[int] | tuple[int, ...] = (4, 8, 12)
     levels: list[int | str] | tuple[int | str, ...] = (8, 6)
-    head_type: str = "linear"
+    head_type: str = "attention"
     head_hidden_size: int = 256
     gate_type: str = "error_predictor"
     gate_features: str | None = None
-    gate_hidden_size: int = 32
+    gate_hidden_size: int = 64
     path_embedding_size: int = 8
     max_paths: int = 50
     path_seed: int = 0

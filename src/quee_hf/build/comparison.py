@@ -62,7 +62,7 @@ class ComparisonPlan:
     validation: str
     methods: tuple[str, ...]
     num_seeds: int = 3
-    gate_epochs: int = 40
+    gate_epochs: int = 60
     match_labels: str = "names"
     skip_bad: bool = False
     batch_size: int = 64

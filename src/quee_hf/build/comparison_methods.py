@@ -127,7 +127,10 @@ def _baseline(fit: Fit) -> Run:
 
 
 OWN = "quee"
-_PAPERS = OwnGates({"gate_type": "error_predictor", "gate_features": "probabilities"}, has_clusters=True)
+_PAPERS = OwnGates(
+    {"gate_type": "error_predictor", "gate_features": "probabilities", "gate_hidden_size": 32},
+    has_clusters=True,
+)
 METHODS: dict[str, Run] = {
     OWN: OwnGates(),
     "quee-paper": _PAPERS,

@@ -66,8 +66,8 @@ class Recipe:
     class_embeddings: str | None = None
     class_names: tuple[str, ...] | None = None
     logit_scale: float | None = None
-    head: str = "linear"
-    distillation: str = "none"
+    head: str = "attention"
+    distillation: str = "soft"
     first_level: str = "highest"
     max_paths: int = 50
     calibration_images: int = 128
@@ -81,7 +81,7 @@ class Recipe:
     gate_targets: str = "outcome"
     num_clusters: int | None = None
     head_epochs: int = 20
-    gate_epochs: int = 40
+    gate_epochs: int = 60
     gate_fraction: float = 0.7
     max_accuracy_drop: float = 0.01
     match_labels: str = "names"

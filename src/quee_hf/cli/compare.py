@@ -39,7 +39,7 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="How often each method is fitted, on other divisions.")] = 3,
-    gate_epochs: Annotated[int, typer.Option(help="Most epochs for the gates; they stop early.")] = 40,
+    gate_epochs: Annotated[int, typer.Option(help="Most epochs for the gates; they stop early.")] = 60,
     match_labels: options.MatchLabels = "names",
     revision: options.Revision = "main",
     batch_size: options.BatchSize = 64,

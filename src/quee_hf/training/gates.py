@@ -25,7 +25,7 @@ from quee_hf.training.rows import TensorRows, collate
 from quee_hf.training.trainer import QuEETrainer
 
 # Gates are small and their features few: they take a higher rate than heads, and more epochs.
-GATE_ARGUMENTS = {"learning_rate": 5e-3, "num_train_epochs": 40}
+GATE_ARGUMENTS = {"learning_rate": 2e-3, "num_train_epochs": 60}
 _RIGHT = 0.5  # targets below it count as right where thresholds are chosen
 
 
