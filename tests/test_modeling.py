@@ -409,6 +409,18 @@ class TestGates:
                 )
                 assert len(taken(output)[i]) == left
 
+    @every_variant
+    @pytest.mark.parametrize("gate_type", ["lra", "error_predictor"])
+    def test_both_papers_gates_route_on_ssa_heads_of_every_backbone(self, variant, gate_type):
+        model = exact(routable(variant, head_type="ssa", gate_type=gate_type))
+        pixel_values = images(8, variant.image_size).double()
+        with torch.no_grad():
+            output = model(pixel_values, cost_lambda=mixed_lambdas(8))
+            for i, path in enumerate(taken(output)):
+                forced = model(pixel_values[i : i + 1], path=[model.level_list[level] for level in path])
+                torch.testing.assert_close(forced.logits[0], output.logits[i], **EXACT)
+        assert len(set(taken(output))) >= 2
+
     @staticmethod
     def right(model, pixel_values, depth):
         """Return what the gate after an exit says of it, from the exit's tokens, written out."""

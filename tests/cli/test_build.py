@@ -93,7 +93,12 @@ class TestResult:
     def test_done_says_what_made_a_stage(self, built):
         done = json.loads((built / "stages" / "2-heads" / "done.json").read_text())
         upstream = json.loads((built / "stages" / "1-convert" / "done.json").read_text())
-        assert done["inputs"]["recipe"] == {"distillation": "none", "head_epochs": 4, "seed": 0}
+        assert done["inputs"]["recipe"] == {
+            "distillation": "soft",
+            "head_epochs": 4,
+            "head_views": 1,
+            "seed": 0,
+        }
         assert done["inputs"]["upstream"] == upstream["hash"]
         assert set(done["versions"]) == {"quee_hf", "torch", "transformers"}
         assert set(done["files"]) == {

@@ -143,6 +143,19 @@ class TestFeatures:
             rows = torch.stack([model.heads[i].pool(expected[:, i]) for i in (0, 1)], dim=1)
         torch.testing.assert_close(pooled, rows, rtol=1e-4, atol=1e-5)
 
+    def test_views_follow_the_images_as_they_are(self):
+        model = untrained()
+        once = collect_exit_features(model, EVALUATION, teacher=model)
+        thrice = collect_exit_features(model, EVALUATION, teacher=model, num_views=3, batch_size=7)
+        count = len(once)
+        assert len(thrice) == 3 * count
+        torch.testing.assert_close(thrice.selected[:count], once.selected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(thrice.labels, once.labels.repeat(3))
+        for part in (thrice.selected, thrice.teacher):
+            views = part.unflatten(0, (3, count))
+            assert not torch.allclose(views[1], views[0])
+            assert not torch.allclose(views[2], views[1])
+
     def test_an_empty_data_set_is_refused(self):
         with pytest.raises(ValueError, match="data set is empty"):
             collect_exit_features(untrained(), [])

@@ -30,6 +30,7 @@ class Recipe:
         head: "linear", "mlp", "attention" or "ssa".
         distillation: How heads are drawn to the full-precision network's last exit, too: "none", "soft" or
             "cosine".
+        head_views: How often heads look at a training image: once as it is, then cropped and mirrored.
         first_level: "highest" or "any".
         max_paths: Most paths that gates choose from.
         calibration_images: Images that set the ranges of quantization.
@@ -68,6 +69,7 @@ class Recipe:
     logit_scale: float | None = None
     head: str = "attention"
     distillation: str = "soft"
+    head_views: int = 1
     first_level: str = "highest"
     max_paths: int = 50
     calibration_images: int = 128
@@ -92,7 +94,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check each value by itself."""
-        for name in ("calibration_images", "head_epochs", "gate_epochs", "batch_size", "num_clusters"):
+        counts = ("head_views", "calibration_images", "head_epochs", "gate_epochs", "batch_size")
+        for name in (*counts, "num_clusters"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")

@@ -146,7 +146,13 @@ STAGES = (
         ("model", "class_names", "class_embeddings"),
         _convert,
     ),
-    Stage("2-heads", "Train the exit heads", ("head_epochs", "distillation"), ("train",), _train_heads),
+    Stage(
+        "2-heads",
+        "Train the exit heads",
+        ("head_epochs", "distillation", "head_views"),
+        ("train",),
+        _train_heads,
+    ),
     Stage(
         "3-calibrate",
         "Run the calibration images",

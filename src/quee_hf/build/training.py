@@ -90,8 +90,9 @@ def train_heads(model: QuEEForImageClassification, ingredients: Ingredients, che
             parts[role].with_processor(ingredients.source.image_processor),
             batch_size=recipe.batch_size,
             teacher=None if recipe.distillation == "none" else model,
+            num_views=num_views,
         )
-        for role in ("head training", "head early stopping")
+        for role, num_views in (("head training", recipe.head_views), ("head early stopping", 1))
     )
     distillation = "soft" if recipe.distillation == "none" else recipe.distillation
     schedule = Schedule(recipe.head_epochs, HEAD_ARGUMENTS["learning_rate"], recipe.seed, distillation)

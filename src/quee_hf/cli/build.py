@@ -38,6 +38,7 @@ def build(
     match_labels: options.MatchLabels = "names",
     head: settings.Head = "attention",
     distillation: settings.Distillation = "soft",
+    head_views: settings.HeadViews = 1,
     gate: settings.Gate = "error_predictor",
     first_level: settings.FirstLevel = "highest",
     max_paths: settings.MaxPaths = 50,

@@ -74,6 +74,14 @@ Distillation = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+HeadViews = Annotated[
+    int,
+    typer.Option(
+        help="How often heads look at a training image: once as it is, then cropped and mirrored at random."
+        " More of them help where training images are few and mirroring means nothing.",
+        rich_help_panel=_HOW,
+    ),
+]
 Gate = Annotated[
     Literal["error_predictor", "lra"],
     typer.Option(

@@ -22,6 +22,7 @@ from quee_hf.training.arguments import (
 )
 from quee_hf.training.rows import TensorRows, collate
 from quee_hf.training.trainer import QuEETrainer
+from quee_hf.training.views import random_views
 
 # Linear heads on normalised features take a higher rate than the paper's 1e-3, and want patience: the
 # losses of deep exits rise early while those of shallow exits still fall.
@@ -74,8 +75,9 @@ def collect_exit_features(
     *,
     batch_size: int = 64,
     teacher: QuEEForImageClassification | None = None,
+    num_views: int = 1,
 ) -> ExitFeatures:
-    """Run the frozen backbone over a data set once, with a progress bar.
+    """Run the frozen backbone over a data set, with a progress bar.
 
     Heads that read all tokens need much room: their features are kept in half precision, in a temporary file
     that vanishes with them.
@@ -85,19 +87,22 @@ def collect_exit_features(
         dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
         batch_size: Images per batch.
         teacher: Whose last exit's outputs are kept, too.
+        num_views: How often each image is looked at: once as it is, then cropped and mirrored at random.
     """
     selected, labels, taught = None, list[Tensor](), list[Tensor]()
-    loader = DataLoader(dataset, batch_size=batch_size)
-    for batch in tqdm(loader, desc="Collecting exit features", unit="batch"):
-        pixel_values = batch["pixel_values"]
-        rows = select_trainable_exits(model, pixel_values.to(model.device))
-        if selected is None:
-            selected = _allocate((len(cast(Sized, dataset)), *rows.shape[1:]))
-        start = sum(len(part) for part in labels)
-        selected[start : start + len(rows)] = rows
-        labels.append(torch.as_tensor(batch["labels"]))
-        if teacher is not None:
-            taught.append(last_outputs(teacher, pixel_values.to(teacher.device)).cpu())
+    random = torch.Generator().manual_seed(0)
+    for view in range(num_views):
+        loader = DataLoader(dataset, batch_size=batch_size)
+        for batch in tqdm(loader, desc=f"Collecting exit features, view {view + 1}", unit="batch"):
+            pixel_values = random_views(batch["pixel_values"], random) if view else batch["pixel_values"]
+            rows = select_trainable_exits(model, pixel_values.to(model.device))
+            if selected is None:
+                selected = _allocate((num_views * len(cast(Sized, dataset)), *rows.shape[1:]))
+            start = sum(len(part) for part in labels)
+            selected[start : start + len(rows)] = rows
+            labels.append(torch.as_tensor(batch["labels"]))
+            if teacher is not None:
+                taught.append(last_outputs(teacher, pixel_values.to(teacher.device)).cpu())
     if selected is None:
         raise ValueError("The data set is empty.")
     return ExitFeatures(selected, torch.cat(labels).long(), torch.cat(taught) if taught else None)
