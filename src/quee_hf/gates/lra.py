@@ -68,7 +68,7 @@ class LRAGates(nn.Module):
 
         Args:
             lambdas: `(settings,)`, ascending, fewer than `MAX_SETTINGS`; at infinity all leave at once.
-            thresholds: `(settings, exits - 1)`.
+            thresholds: `(settings, exits - 1)`; above 1 nothing leaves.
         """
         count = len(lambdas)
         if not 1 <= count < MAX_SETTINGS or not bool((lambdas.diff() > 0).all()):
@@ -78,4 +78,4 @@ class LRAGates(nn.Module):
         self.lambdas.fill_(_LARGEST)
         self.thresholds.zero_()
         self.lambdas[:count] = lambdas
-        self.thresholds[:count] = thresholds
+        self.thresholds[:count] = thresholds.clamp(max=NEVER)

@@ -7,7 +7,6 @@ from quee_hf.routing.router import Decision, Router
 
 _NUM_CANDIDATES = 25  # thresholds tried for each exit: quantiles of its scores, and never
 _MOST_ROUNDS = 20
-_NEVER = 2.0
 
 
 def decide_by_threshold(router: Router, node: Tensor, right: Tensor, threshold: Tensor) -> Decision:
@@ -42,7 +41,7 @@ def search_thresholds(scores: Tensor, is_right: Tensor, costs: Tensor, cost_lamb
         cost_lambda: Accuracy worth giving up to save the full cost.
 
     Returns:
-        `(exits - 1,)`, float32; 2, which no score reaches, where nothing should leave.
+        `(exits - 1,)`, float32; infinity where nothing should leave.
 
     Source:
         Layer-adaptive confidence thresholding of LRA-EE (arXiv:2605.26415), §4.4, which leaves the search
@@ -51,7 +50,7 @@ def search_thresholds(scores: Tensor, is_right: Tensor, costs: Tensor, cost_lamb
     gains = is_right.double() - cost_lambda * costs.double()  # (images, exits)
     quantiles = torch.linspace(0, 1, _NUM_CANDIDATES - 1, dtype=torch.float64)
     candidates = torch.cat(
-        [scores.double().quantile(quantiles, dim=0), torch.full((1, scores.shape[1]), _NEVER)]
+        [scores.double().quantile(quantiles, dim=0), torch.full((1, scores.shape[1]), torch.inf)]
     ).float()
     chosen = candidates[-1].clone()
     for _ in range(_MOST_ROUNDS):
