@@ -107,6 +107,23 @@ class TestResult:
         }  # fmt: skip
 
 
+def test_lra_ee_is_built_and_used_like_any_other_model(root, built, quee, tmp_path):
+    """SSA heads that follow the full-precision network's direction, seen several times; gates with thresholds."""
+    output, log = tmp_path / "run", tmp_path / "log"
+    shutil.copytree(built, output)  # the first stage is reused
+    options = ["--head", "ssa", "--distillation", "cosine", "--head-views", "2", "--gate", "lra"]
+    assert run([*build_arguments(root, output), *options], log) == 0, log.read_text()
+    config = QuEEForImageClassification.from_pretrained(output / "model").config
+    assert (config.head_type, config.gate_type, config.gate_features) == ("ssa", "lra", "spatial")
+    points = config.operating_points
+    assert points[0]["cost"] >= points[-1]["cost"]
+    result = quee("evaluate", output / "model", "--data", root / "test", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [gate["exit_block"] for gate in json.loads(result.stdout)["gates"]] == [1, 2]
+    result = quee("inspect", output / "model")
+    assert result.exit_code == 0, result.stderr
+
+
 # How many stages are complete when a build is killed, and where: while it writes, trains, or renames.
 KILLS = [
     (0, "os.mkdir", ".1-convert.building-"),
