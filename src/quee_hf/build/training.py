@@ -1,11 +1,14 @@
 """Training of heads and gates within a build: what the trainers are given, and how progress is shown."""
 
+import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
     PrinterCallback,
@@ -27,6 +30,7 @@ from quee_hf.training.exit_heads import HEAD_ARGUMENTS, ExitFeatures, collect_ex
 from quee_hf.training.gates import GATE_ARGUMENTS
 
 _BATCH_SIZE = 128  # of `recommended_arguments`
+_PATIENCE = 5  # epochs without a lower held-out loss
 _LEAST_STEPS = 16  # in an epoch: with few images, batches are smaller, or nothing would be learnt in time
 
 
@@ -55,6 +59,47 @@ class _EpochBar(TrainerCallback):
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class _KeepBest(TrainerCallback):
+    """Stops when the held-out loss falls no more, and gives the best weights back.
+
+    They are kept in memory: what is trained is small, and a checkpoint holds the whole model.
+    """
+
+    def __init__(self) -> None:
+        self._best, self._waited = math.inf, 0
+        self._kept: dict[str, Tensor] = {}
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **found: Any,
+    ) -> None:
+        loss = found["metrics"]["eval_loss"]
+        self._waited += 1
+        if loss < self._best:
+            self._best, self._waited = loss, 0
+            self._kept = {name: part.detach().clone() for name, part in _trained(found["model"])}
+        if self._waited == _PATIENCE:
+            control.should_training_stop = True
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **found: Any,
+    ) -> None:
+        with torch.no_grad():
+            for name, part in _trained(found["model"]):
+                part.copy_(self._kept.get(name, part))
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, part) for name, part in model.named_parameters() if part.requires_grad)
 
 
 @dataclass(frozen=True)
@@ -189,14 +234,16 @@ def _arguments(checkpoints: Path, num_images: int, schedule: Schedule) -> Traini
         per_device_train_batch_size=min(_BATCH_SIZE, max(8, num_images // _LEAST_STEPS)),
         use_cpu=True,
         dataloader_pin_memory=False,
-        save_only_model=True,
+        save_strategy="no",
+        load_best_model_at_end=False,
     )
 
 
 def _train(trainer: Trainer, title: str, checkpoints: Path) -> None:
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
+    trainer.add_callback(_KeepBest())
     trainer.add_callback(_EpochBar(title))
     trainer.train()
     trainer.model.train(False)  # type: ignore[union-attr]
-    shutil.rmtree(checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)
