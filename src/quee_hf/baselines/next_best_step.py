@@ -27,6 +27,7 @@ class _Depth(NamedTuple):
     nodes: list[int]  # where an image may stand
     options: list[int]  # nodes: those of this depth, to leave at, then those of the next
     is_open: Tensor  # (nodes, options), bool
+    owners: Tensor  # (options,), int64: the position of the one node where each is open
 
 
 class _Gates(nn.Module):
@@ -46,10 +47,12 @@ class _Gates(nn.Module):
         self.stacked = nn.ParameterList(parameters.values())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map `(images, nodes, features)` to values, `(lambdas, images, nodes, options)`."""
+        """Map `(images, nodes, features)` to values, `(lambdas, images, options)`: each where it is open."""
 
         def run(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            values: Tensor = functional_call(self._template[0], (parameters, buffers), (features,))
+            values: Tensor = functional_call(
+                self._template[0], (parameters, buffers), (features, self.place.owners)
+            )
             return values
 
         parameters = dict(zip(self.names, self.stacked, strict=True))
@@ -86,7 +89,8 @@ def _places(tree: PathTree) -> list[_Depth]:
         options = [*(nodes if depth else []), *tree.at_depth(depth + 1)]
         rows = [[option == node or tree.parents[option] == node for option in options] for node in nodes]
         if any(sum(row) > 1 for row in rows):
-            places.append(_Depth(depth, nodes, options, torch.tensor(rows)))
+            is_open = torch.tensor(rows)
+            places.append(_Depth(depth, nodes, options, is_open, is_open.int().argmax(dim=0)))
     return places
 
 
@@ -143,9 +147,7 @@ def _train(place: _Depth, data: GateData) -> _Gates:
 
 def _losses(gates: _Gates, features: Tensor, values: Tensor) -> Tensor:
     """Return the mean squared error of each lambda's gates, `(lambdas,)`."""
-    predicted = gates(features)
-    errors = (predicted - values[:, :, None]).square()
-    losses: Tensor = errors[..., gates.place.is_open].mean(dim=(1, 2))
+    losses: Tensor = (gates(features) - values).square().mean(dim=(1, 2))
     return losses
 
 
@@ -158,8 +160,9 @@ def _walk(tree: PathTree, all_gates: list[_Gates], outputs: PathOutputs) -> Tens
         node.fill_(only[0])
     for gates in all_gates:
         place = gates.place
-        values = gates(_features(place, tree, outputs)).masked_fill(~place.is_open, torch.inf)
-        best = torch.tensor(place.options)[values.argmin(dim=-1)]  # (lambdas, images, nodes)
+        values = gates(_features(place, tree, outputs))  # (lambdas, images, options)
+        options, before = torch.tensor(place.options), node
         for position, stands_at in enumerate(place.nodes):
-            node = torch.where(node == stands_at, best[..., position], node)
+            best = values.masked_fill(~place.is_open[position], torch.inf).argmin(dim=-1)
+            node = torch.where(before == stands_at, options[best], node)
     return node
