@@ -26,10 +26,13 @@ SETTINGS = {
     "clip-tinyimagenet": ["--exits", "5,7,9,10,11,12", "--first-level", "any", "--max-paths", "84"],
 }
 # With 200 classes, clusters of all paths' probabilities take longer than everything else together.
-METHODS = {"dinov2-cifar10": (*DEFAULT_METHODS, *CLUSTER_METHODS), "clip-tinyimagenet": DEFAULT_METHODS}
+_ALL = (*DEFAULT_METHODS, "quee-seeing-test")
+METHODS = {"dinov2-cifar10": (*_ALL, *CLUSTER_METHODS), "clip-tinyimagenet": _ALL}
 PICTURES = ("comparison", "classes", "clusters")
 RESULTS = ROOT / "docs" / "results"
-SHOWN = ("quee", "quee-paper", "lra-ee", "jei-dnn", "max-probability", "dqnet-gate", "oracle")
+EXPECTED = ("oracle", "quee", "jei-dnn", "max-probability", "dqnet-gate", "static")  # from best to worst
+NEAR = 0.002  # of the full path's accuracy, that routing may lose at the cost of a lower width
+SHOWN = ("best-path", "dqnet-gate", "max-probability", "quee-paper", "quee", "quee-seeing-test", "oracle")
 
 
 def run(*words: object) -> None:
@@ -83,6 +86,10 @@ def describe(result: Mapping[str, Any]) -> str:
         f"Full path: {result['full_path_accuracy']:.2%}. Accuracy in percent where images cost as much, on"
         " average, as the whole network at one width.",
         _widths(result),
+        "What gates gain is the step from the best path for all images to `quee`; what they lose to learning"
+        " from few images, that to gates that saw the test images; what exits do not know, the last step.",
+        _goals(result),
+        _order(result),
         "## Gates",
         "How well gates predict the error of leaving at once, on test images, the mean over fits; RMSE is to"
         " outcomes, over all paths that they score.",
@@ -115,6 +122,45 @@ def _widths(result: Mapping[str, Any]) -> str:
             [f"{width['level']} bits", f"{width['cost']:.3f}", f"{100 * width['accuracy']:.2f}", *found]
         )
     return markdown_table(["static width", "cost", "static", *methods], rows)
+
+
+def _goals(result: Mapping[str, Any]) -> str:
+    """Say of every goal whether it was reached."""
+    own, full, lines = result["methods"]["quee"], result["full_path_accuracy"], []
+    for width in result["static"][1:]:
+        found = own["accuracy_at_cost"][f"{width['cost']:g}"]["value"] or 0.0
+        above, near = found - width["accuracy"], full - found
+        lines.append(
+            f"- At the cost of {width['level']} bits, routing is {100 * above:+.2f} points above that width and"
+            f" {100 * near:+.2f} points under the full path:"
+            f" {'' if above > 0 and near <= NEAR else 'not '}as wanted (at most {100 * NEAR:g} points under)."
+        )
+    cost = own["cost_at_drop"]["0.005"]
+    lines.append(f"- At 0.5 points under the full path it costs {_cost(cost)} of it.")
+    oracle = result["methods"]["oracle"]["cost_at_drop"]["0.005"]
+    lines.append(f"- An oracle that knows the true errors needs {_cost(oracle)} for that.")
+    return "\n".join(lines)
+
+
+def _cost(described: Mapping[str, Any]) -> str:
+    if described["value"] is None:
+        return "more than the whole"
+    low, high = ("…" if end is None else f"{end:.3f}" for end in described["interval"])
+    return f"{described['value']:.3f} ({low} to {high})"
+
+
+def _order(result: Mapping[str, Any]) -> str:
+    """Say where the order of areas is not the expected one."""
+    areas = {name: 100 * result["methods"][name]["area"]["value"] for name in EXPECTED}
+    odd = [
+        f"{worse} is {areas[worse] - areas[better]:.2f} points of area above {better}"
+        for position, better in enumerate(EXPECTED)
+        for worse in EXPECTED[position + 1 :]
+        if areas[worse] > areas[better]
+    ]
+    return f"Expected order: {' > '.join(EXPECTED)}. " + (
+        f"Otherwise here: {'; '.join(odd)}." if odd else "So it is here."
+    )
 
 
 def _interval(described: Mapping[str, Any]) -> str:

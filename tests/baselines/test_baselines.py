@@ -122,3 +122,15 @@ def test_next_best_step_learns(data):
     nodes = data.router.tree.exact_nodes
     full = (~test.is_wrong[:, nodes[-1]]).double().mean()
     assert best_accuracy(sweep) > full - 0.01
+
+
+def test_the_best_path_is_the_best_on_average(data):
+    sweep = BASELINES["best-path"](data)(data.stopping)
+    errors, costs = data.training.is_wrong.double().mean(dim=0), data.router.costs.double()
+    for setting, value in enumerate(DEFAULT_LAMBDAS):
+        assert len(sweep.node[setting].unique()) == 1
+        node = int(sweep.node[setting, 0])
+        assert (errors + value * costs)[node] == pytest.approx(
+            float((errors + value * costs).min()), abs=1e-6
+        )
+        assert torch.equal(sweep.is_correct[setting], ~data.stopping.is_wrong[:, node])

@@ -2,7 +2,7 @@
 
 from quee_hf.baselines.bit_controller import by_bit_controller
 from quee_hf.baselines.confidence import by_budget, by_threshold, certainty, largest_probability, margin
-from quee_hf.baselines.controls import oracle, random_exits
+from quee_hf.baselines.controls import best_path, oracle, random_exits
 from quee_hf.baselines.next_best_step import by_next_best_step
 from quee_hf.baselines.patience import by_patience
 from quee_hf.baselines.sweep import Fit, GateData, Method, Sweep
@@ -15,6 +15,7 @@ BASELINES: dict[str, Fit] = {
     "patience": by_patience,
     "next-best-step": by_next_best_step,
     "dqnet-gate": by_bit_controller,
+    "best-path": best_path,
     "random": random_exits,
     "oracle": oracle,
 }

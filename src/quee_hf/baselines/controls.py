@@ -3,6 +3,7 @@
 import torch
 
 from quee_hf.baselines.sweep import GateData, Method, Sweep, geometric_shares, leave_at
+from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.routing.policy import choose_paths
 
@@ -22,6 +23,22 @@ def random_exits(data: GateData) -> Method:
         random = torch.Generator().manual_seed(data.seed)
         exits = torch.multinomial(shares, len(outputs), replacement=True, generator=random)
         return leave_at(nodes[exits], outputs, data.router.costs)
+
+    return method
+
+
+def best_path(data: GateData) -> Method:
+    """Let all images take the one path that was best for the gates' images: what paths give without gates.
+
+    path(cost_lambda) = argmin over paths of error rate + cost_lambda * cost
+    """
+    costs = data.router.costs.cpu()
+    errors = data.training.is_wrong.float().mean(dim=0, keepdim=True).expand(len(DEFAULT_LAMBDAS), -1)
+    everywhere = torch.ones_like(errors, dtype=torch.bool)
+    chosen = choose_paths(errors, costs, torch.tensor(DEFAULT_LAMBDAS), everywhere)
+
+    def method(outputs: PathOutputs) -> Sweep:
+        return leave_at(chosen[:, None].expand(-1, len(outputs)), outputs, costs)
 
     return method
 

@@ -35,7 +35,8 @@ def compare(
         str | None,
         typer.Option(
             help="Names joined by commas, such as max-probability,oracle; all if not given. Only if named:"
-            " clusters-2, -5, -10, -20, -40, -70, the paper's gates with so many clusters."
+            " clusters-2, -5, -10, -20, -40, -70, the paper's gates with so many clusters, and"
+            " quee-seeing-test, gates that learn from the test images: a ceiling."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="How often each method is fitted, on other divisions.")] = 3,
