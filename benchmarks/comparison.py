@@ -130,10 +130,10 @@ def _goals(result: Mapping[str, Any]) -> str:
     for width in result["static"][1:]:
         found = own["accuracy_at_cost"][f"{width['cost']:g}"]["value"] or 0.0
         above, near = found - width["accuracy"], full - found
+        verdict = "as wanted" if above > 0 and near <= NEAR else "not as wanted"
         lines.append(
-            f"- At the cost of {width['level']} bits, routing is {100 * above:+.2f} points above that width and"
-            f" {100 * near:+.2f} points under the full path:"
-            f" {'' if above > 0 and near <= NEAR else 'not '}as wanted (at most {100 * NEAR:g} points under)."
+            f"- At the cost of {width['level']} bits, routing is {100 * above:+.2f} points above that width"
+            f" and {100 * near:+.2f} points under the full path: {verdict} (at most {100 * NEAR:g} under)."
         )
     cost = own["cost_at_drop"]["0.005"]
     lines.append(f"- At 0.5 points under the full path it costs {_cost(cost)} of it.")
