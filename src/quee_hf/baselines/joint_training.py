@@ -14,9 +14,9 @@ from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.exits.loss import cross_entropies
 from quee_hf.routing.router import Router
 
-LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # from 0 to 5 in QuEE's experiments
-_TURN, _BATCH_SIZE, _NUM_EPOCHS = 200, 64, 15  # batches in a turn; images; epochs of the smaller networks
-_LEARNING_RATE, _LAST_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.01, 2e-4, 0.9, 5e-4
+LAMBDAS = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)  # QuEE sweeps 0 to 5, too
+_TURN, _BATCH_SIZE, _NUM_EPOCHS = 200, 64, 30  # batches in a turn; images; epochs
+_HEAD_RATE, _GATE_RATE = 1e-4, 2e-2  # four numbers and a bias learn nothing at the rate of heads
 _LARGEST_WEIGHT = 5.0  # of images that should leave
 _NUM_FEATURES = 4
 
@@ -78,21 +78,23 @@ def train_jointly(
     """Train heads, in place, and gates in turns of 200 batches.
 
     Heads learn the cross entropy of every exit, weighed by how likely an image leaves there; gates learn to
-    leave at the exit of least cross entropy + cost_lambda * cost, and at those after it. Of the turns, what
+    leave at the exit of least doubt + cost_lambda * cost, and at those after it. Of the turns, what
     was best on `data.stopping` is kept.
 
     Args:
         heads: Those before the last exit, trained on their own already.
         compute: Applies them.
         data: With `pooled` outputs; half of the training images are for heads, half for gates.
-        cost_lambda: What the cost of the full path is worth in cross entropy.
+        cost_lambda: What the cost of the full path is worth in probability of the right class.
         num_epochs: How often all images are gone through.
 
     Source:
         Regol et al. 2024 (JEI-DNN, arXiv:2310.09163), and its public code for features, turns and weights.
         Differs: the backbone's own head at the last exit stays; gates learn from other images than heads,
-        which with a few thousand images know theirs by heart; and gates' weights are at least 1 / 5, or a
-        gate at which all should leave would learn nothing.
+        which with a few thousand images know theirs by heart; what gates are taught to weigh against cost is
+        one less the probability of the right class, as the code offers, since cross entropies of images that
+        all exits find easy differ by chance; Adam, as in QuEE's experiments; and gates' weights are at least
+        1 / 5, or a gate at which all should leave would learn nothing.
     """
     nodes = data.router.tree.exact_nodes
     prices = cost_lambda * data.router.costs.cpu()[nodes]
@@ -103,17 +105,18 @@ def train_jointly(
         torch.manual_seed(data.seed)
         halves = map(data.training.select, torch.randperm(len(data.training)).tensor_split(2))
         for_heads, for_gates, held_out = (_Images.of(part, nodes[-1]) for part in (*halves, data.stopping))
-        optimizer = torch.optim.SGD(
-            modules.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+        rates = {heads: _HEAD_RATE, gates: _GATE_RATE}
+        optimizer = torch.optim.Adam(
+            [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=_LAST_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
         best, kept = torch.inf, deepcopy(modules.state_dict())
         for step in range(num_steps):
             if step % (2 * _TURN) < _TURN:
                 loss = _loss_of_heads(for_heads.draw(), compute, gates)
             else:
                 if step % _TURN == 0:
-                    weights = _gate_weights(for_gates.losses(compute), prices)
+                    weights = _gate_weights(for_gates.doubts(compute), prices)
                 loss = _loss_of_gates(for_gates.draw(), compute, gates, prices, weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -169,13 +172,17 @@ class _Images(NamedTuple):
         """Return each exit's cross entropy, `(images, exits)`."""
         return cross_entropies(torch.cat([compute(self.pooled), self.last], dim=1), self.labels)
 
+    def doubts(self, compute: Heads) -> Tensor:
+        """Return one less each exit's probability of the right class, `(images, exits)`."""
+        return 1 - (-self.losses(compute)).exp()
+
 
 @torch.no_grad()
 def _held_out_loss(images: _Images, compute: Heads, gates: JointGates, prices: Tensor) -> float:
-    """Return what images lose where their gates let them leave: cross entropy and price of depth."""
+    """Return what images lose where their gates let them leave: doubt and price of depth."""
     leaving = functional.pad(gates(compute(images.pooled)) >= 0, (0, 1), value=True)
     exits = leaving.int().argmax(dim=1, keepdim=True)
-    return float((images.losses(compute) + prices).gather(1, exits).mean())
+    return float((images.doubts(compute) + prices).gather(1, exits).mean())
 
 
 def _loss_of_heads(images: _Images, compute: Heads, gates: JointGates) -> Tensor:
@@ -191,7 +198,7 @@ def _loss_of_gates(
     images: _Images, compute: Heads, gates: JointGates, prices: Tensor, weights: Tensor
 ) -> Tensor:
     with torch.no_grad():
-        logits, wanted = compute(images.pooled), _should_leave(images.losses(compute), prices)
+        logits, wanted = compute(images.pooled), _should_leave(images.doubts(compute), prices)
     return functional.binary_cross_entropy_with_logits(gates(logits), wanted, pos_weight=weights)
 
 
