@@ -7,16 +7,23 @@ from typing import Any
 from quee_hf.build.comparison_methods import CLUSTER_METHODS, OWN
 from quee_hf.plots import plot_accuracy_cost, plot_numbers, plot_shares
 
+# Others are close to one of these.
+_MAIN_METHODS = (
+    *(OWN, "quee-paper", "lra-ee", "jei-dnn", "max-probability"),
+    *("patience", "dqnet-gate", "static", "random", "oracle"),
+)
 _MOST_CLASSES = 24  # of whose names there is room
 _LEAST_SHARE = 0.02  # of a path that is shown by itself
 
 
 def draw_comparison(result: Mapping[str, Any], path: Path) -> None:
-    """Draw every method's accuracy over cost."""
+    """Draw accuracy over cost, of many methods those that differ most, the largest area first."""
+    found = {name: row for name, row in result["methods"].items() if name not in CLUSTER_METHODS}
+    if len(found) > len(_MAIN_METHODS):
+        found = {name: found[name] for name in _MAIN_METHODS if name in found}
     curves = {
-        name: ([p["cost"] for p in found["curve"]], [p["accuracy"] for p in found["curve"]], None)
-        for name, found in result["methods"].items()
-        if name not in CLUSTER_METHODS
+        name: ([p["cost"] for p in row["curve"]], [p["accuracy"] for p in row["curve"]], None)
+        for name, row in sorted(found.items(), key=lambda item: -item[1]["area"]["value"])
     }
     title = f"{result['data']['num_images']} test images, mean of {result['num_seeds']} fits"
     plot_accuracy_cost(curves, {}, path, title)
