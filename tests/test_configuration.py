@@ -125,7 +125,10 @@ INVALID = [
     ({"levels": [8, 1]}, "bit-width 2 to 8, 'bf16' or 'fp32', got 1"),
     ({"levels": ["fp16"]}, "got 'fp16'"),
     # validate_choices
-    ({"head_type": "deep"}, r"`head_type` must be one of \['linear', 'mlp', 'ssa'\], got 'deep'"),
+    (
+        {"head_type": "deep"},
+        r"`head_type` must be one of \['linear', 'mlp', 'attention', 'ssa', 'cls'\], got 'deep'",
+    ),
     ({"gate_type": "oracle"}, r"`gate_type` must be one of \['error_predictor'.*got 'oracle'"),
     ({"cost_model": "euros"}, "`cost_model` must be one of .*got 'euros'"),
     ({"first_level": "lowest"}, r"`first_level` must be one of \['highest', 'any'\], got 'lowest'"),
