@@ -2,8 +2,7 @@
 
 Run: `python benchmarks/rescue.py`. `quee rescue` runs with `torch_dynamic` (the paper's quantization), the
 same with SmoothQuant, and `repq`, all at 8 bits, into `runs/rescue/`, where an interrupted run goes on; it
-takes about 20 minutes on 2 cores. Of the training images 4,000 are used, evenly spread. Writes
-`docs/results/rescue-clip-tinyimagenet.md` and its pictures.
+takes about 20 minutes on 2 cores. Writes `docs/results/rescue-clip-tinyimagenet.md` and its pictures.
 """
 
 import json
@@ -27,7 +26,6 @@ SETTINGS = {
     "--budget": 0.87,
     "--seeds": 3,
     "--head-epochs": 10,
-    "--num-train-images": 4000,
 }
 PICTURES = ("rescue", "heads")
 RESULTS = ROOT / "docs" / "results"

@@ -182,9 +182,10 @@ class TestRoutes:
         made = {(HeadKind("ssa", how), EXITS): [routes, routes] for how in ("hard", "distilled")}
         fitted = Fitted(right, logits, test.labels, {kind: torch.zeros(2, 3, 100).bool()}, made)
         compared = compare_regimes((fitted, fitted), EXITS, 0.8, "itself")
-        for row in compared["rows"].values():
-            assert {tuple(each["interval"]) for each in row["difference"].values()} == {(0.0, 0.0)}
-            assert row["flops_saved"][0] == row["flops_saved"][1]
+        for part in ("rows", "any_cost", "equal_flops"):
+            for row in compared[part].values():
+                assert {tuple(each["interval"]) for each in row["difference"].values()} == {(0.0, 0.0)}
+        assert all(row["flops_saved"][0] == row["flops_saved"][1] for row in compared["rows"].values())
         assert "does not measurably exceed" in compared["statement"]
 
 

@@ -12,12 +12,12 @@ from quee_hf.build.rescue_routes import LAMBDAS, Routes
 from quee_hf.build.rescue_setting import Setting
 from quee_hf.diagnostics.report import rounded
 from quee_hf.diagnostics.rescue import describe_margins, describe_rescue_by_class, describe_selectivity
+from quee_hf.diagnostics.rescue_at_cost import RoutedFit, compare_at_cost, state_rescue
 from quee_hf.diagnostics.rescue_seeds import (
     compare_fits_with_control,
     describe_configuration,
     describe_difference,
     describe_fits,
-    state_rescue,
 )
 
 Exits = tuple[int, ...]
@@ -25,7 +25,12 @@ Exits = tuple[int, ...]
 BASELINE = "baseline"
 # The paper's configurations that leave early, whose rescue is analysed.
 RESCUE_ROWS = {"(iv)": HeadKind("ssa", "hard"), "(v)": HeadKind("ssa", "distilled")}
-_MAIN = "(v)"
+MAIN_ROW = "(v)"
+ANY_COST = 1.0  # a budget that allows everything
+
+
+# What ends the network, how it is marked in names of rows, and the budget if it is not the plan's.
+_ROUTINGS = (("own", "", None), ("own", "-unlimited", ANY_COST), ("same", "-throughout", None))
 
 
 @dataclass(frozen=True)
@@ -91,21 +96,41 @@ def analyse_regime(fitted: Fitted, setting: Setting, exits: Exits, *, is_cosine:
 def compare_regimes(pair: tuple[Fitted, Fitted], exits: Exits, budget: float, name: str) -> dict[str, Any]:
     """Return a quantized network's rescue beside that of the network in full precision, with the same exits.
 
+    `rows` are at the operating points that each fit chose, `any_cost` at the most accurate ones whatever they
+    cost, `equal_flops` at exactly the budget; the statement is of the last.
+
     Args:
         pair: What was fitted to the quantized network and to the other.
         exits: Of both.
         budget: Of both.
         name: Of the quantized network.
     """
-    found = {}
-    for row, kind in RESCUE_ROWS.items():
-        sides = [(_choose(side, kind, exits, budget), side.own_is_right) for side in pair]
-        (quantized, full), (control, exact) = sides
-        found[row] = {
-            **compare_fits_with_control((quantized.is_right, full), (control.is_right, exact)),
-            "flops_saved": [rounded(1 - chosen.cost.mean()) for chosen, _ in sides],
-        }
-    return {"rows": found, "statement": state_rescue(found[_MAIN], name)}
+    equal = {
+        row: compare_at_cost(_routed(pair[0], kind, exits), _routed(pair[1], kind, exits), budget)
+        for row, kind in RESCUE_ROWS.items()
+    }
+    return {
+        "rows": {row: _compare_chosen(pair, kind, exits, budget) for row, kind in RESCUE_ROWS.items()},
+        "any_cost": {row: _compare_chosen(pair, kind, exits, ANY_COST) for row, kind in RESCUE_ROWS.items()},
+        "equal_flops": equal,
+        "statement": state_rescue(equal[MAIN_ROW], name),
+    }
+
+
+def _routed(fitted: Fitted, kind: HeadKind, exits: Exits) -> tuple[list[RoutedFit], Tensor]:
+    fits = [RoutedFit(fit["own"].is_right, fit["own"].cost) for fit in fitted.routes[kind, exits]]
+    return fits, fitted.own_is_right
+
+
+def _compare_chosen(
+    pair: tuple[Fitted, Fitted], kind: HeadKind, exits: Exits, budget: float
+) -> dict[str, Any]:
+    sides = [(_choose(side, kind, exits, budget), side.own_is_right) for side in pair]
+    (quantized, full), (control, exact) = sides
+    return {
+        **compare_fits_with_control((quantized.is_right, full), (control.is_right, exact)),
+        "flops_saved": [rounded(1 - chosen.cost.mean()) for chosen, _ in sides],
+    }
 
 
 def _choose(fitted: Fitted, kind: HeadKind, exits: Exits, budget: float, ending: str = "own") -> _Chosen:
@@ -130,8 +155,8 @@ def _ablation(fitted: Fitted, exits: Exits, budget: float) -> dict[str, Any]:
         last = f"{kind.head}-last-{kind.supervision}"
         rights[last] = right[:, -1]
         rows[last] = describe_configuration(rights[last], own, torch.ones(len(right)))
-        for ending, suffix in (("own", ""), ("same", "-throughout")):
-            chosen = _choose(fitted, kind, exits, budget, ending)
+        for ending, suffix, most in _ROUTINGS:
+            chosen = _choose(fitted, kind, exits, budget if most is None else most, ending)
             name = f"{kind.head}-adaptive-{kind.supervision}{suffix}"
             rights[name] = chosen.is_right
             rows[name] = {

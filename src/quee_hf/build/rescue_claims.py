@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quee_hf.build.rescue_analysis import MAIN_ROW
+
 _NOT_SAID = "not said"
-_MAIN = "(v)"
+_EARLY, _UNLIMITED = "ssa-adaptive-distilled", "ssa-adaptive-distilled-unlimited"
 # Steps of the ablation, and what they add in the paper: table 3 of arXiv:2605.26415.
 _STEPS = {
     "SSA head, (ii) less (i)": ("ssa: head", "+0.46"),
@@ -29,36 +31,61 @@ def claims_table(result: Row) -> str:
     Source:
         LRA-EE (arXiv:2605.26415), tables 1, 3 and 4, §3.1 and §6.2.
     """
-    regimes, compared = result["regimes"], result["beside_control"]
-    lines = [
-        ["", "paper", *regimes],
-        ["---"] * (2 + len(regimes)),
-        ["noise over signal, first to last exit, %", "grows", *map(_noise, regimes.values())],
-        [
-            "SSA better than CLS, exits before the last (worse)",
-            "all",
-            *(_count_better(found["exit_accuracy"], result["exits"]) for found in regimes.values()),
-        ],
+    regimes = result["regimes"]
+    titles = ["", "paper", *regimes]
+    rows = [*_heads_and_steps(result), *_leaving_early(regimes), *_beside_control(result)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *rows))
+
+
+def _heads_and_steps(result: Row) -> list[list[str]]:
+    found = list(result["regimes"].values())
+    better = [_count_better(each["exit_accuracy"], result["exits"]) for each in found]
+    return [
+        ["noise over signal, first to last exit, %", "grows", *map(_noise, found)],
+        ["SSA better than CLS, exits before the last (worse)", "all", *better],
         *(
-            [title, there, *(_points(found["ablation"]["steps"][step]) for found in regimes.values())]
+            [title, there, *(_points(each["ablation"]["steps"][step]) for each in found)]
             for title, (step, there) in _STEPS.items()
         ),
-        ["leaving early, (v) less (i)", "+2.44", *(_points(_early(found)) for found in regimes.values())],
-        ["FLOPs saved by (v), %", "13.38", *(_saved(found) for found in regimes.values())],
-        *(
-            [f"{effect}, %", there, *(_share(found["rescue"][_MAIN][effect]) for found in regimes.values())]
-            for effect, there in (("rescue", "9.5"), ("loss", "7.1"))
-        ),
-        *(
-            [
-                f"{effect} less that in full precision",
-                _NOT_SAID,
-                *(_beside(compared.get(name), effect) for name in regimes),
-            ]
-            for effect in ("rescue", "loss", "net")
-        ),
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _leaving_early(regimes: Row) -> list[list[str]]:
+    rows = (
+        (_EARLY, "leaving early, (v) less (i)", "+2.44", "FLOPs saved by (v), %", "13.38"),
+        (
+            _UNLIMITED,
+            "(v) where it is most accurate, less (i)",
+            _NOT_SAID,
+            "FLOPs saved there, %",
+            _NOT_SAID,
+        ),
+    )
+    lines = []
+    for row, title, there, saving, saved in rows:
+        found = [each["ablation"]["rows"][row] for each in regimes.values()]
+        lines.append([title, there, *(_points(each["difference"]) for each in found)])
+        lines.append([saving, saved, *(f"{100 * each['flops_saved']['value']:.2f}" for each in found)])
+    for effect, there in (("rescue", "9.5"), ("loss", "7.1")):
+        shares = (_share(each["rescue"][MAIN_ROW][effect]) for each in regimes.values())
+        lines.append([f"{effect}, %", there, *shares])
+    return lines
+
+
+def _beside_control(result: Row) -> list[list[str]]:
+    beside = [result["beside_control"].get(name) for name in result["regimes"]]
+    return [
+        [
+            f"{effect} less that in full precision, at the budget",
+            _NOT_SAID,
+            *("" if each is None else _difference(each, effect) for each in beside),
+        ]
+        for effect in ("rescue", "loss", "net")
+    ]
+
+
+def _difference(compared: Row, effect: str) -> str:
+    return _points(compared["equal_flops"][MAIN_ROW]["difference"][effect])
 
 
 def _noise(found: Row) -> str:
@@ -72,19 +99,6 @@ def _count_better(rows: Sequence[Row], exits: Sequence[int]) -> str:
     early = [row["ssa_less_cls"]["interval"] for row in rows if row["block"] != exits[-1]]
     better, worse = sum(low > 0 for low, _ in early), sum(high < 0 for _, high in early)
     return f"{better} of {len(early)} ({worse})"
-
-
-def _early(found: Row) -> Row:
-    difference: Row = found["ablation"]["rows"]["ssa-adaptive-distilled"]["difference"]
-    return difference
-
-
-def _saved(found: Row) -> str:
-    return f"{100 * found['ablation']['rows']['ssa-adaptive-distilled']['flops_saved']['value']:.2f}"
-
-
-def _beside(compared: Row | None, effect: str) -> str:
-    return "" if compared is None else _points(compared["rows"][_MAIN]["difference"][effect])
 
 
 def _share(found: Row) -> str:

@@ -15,7 +15,7 @@ _PAPER_ROWS = {
     "ssa-adaptive-distilled": "(v)",
 }
 _NAMES = {"ssa": "SSA", "cls": "CLS", "last": "whole network", "adaptive": "leaves early"}
-_ENDING = "throughout"
+_NOTES = {"throughout": ", same head at the end", "unlimited": ", whatever it costs"}
 
 
 def rescue_page(result: Mapping[str, Any]) -> str:
@@ -35,13 +35,21 @@ def rescue_page(result: Mapping[str, Any]) -> str:
         parts += ["What each step adds, in points:", _step_table(found["ablation"]["steps"])]
     parts += [
         "## Rescue and loss beside full precision",
-        "Leaving early against the whole network (i). In full precision: the same exits, heads and gates"
-        " fitted there, the same images. Means over fits; intervals over images; p: the median over fits.",
+        "Leaving early against the whole network (i), at exactly the budget, which settings on either side of"
+        " it share. In full precision: the same exits, heads and gates fitted there, the same images. Means"
+        " over fits, intervals over images, points.",
+        _equal_table(result["beside_control"]),
+        "At the operating points that validation images chose, and at the most accurate ones whatever they"
+        " cost; p: the median over fits.",
     ]
     for name, found in result["beside_control"].items():
-        for row, compared in found["rows"].items():
-            saved = " and ".join(f"{100 * share:.1f} %" for share in compared["flops_saved"])
-            parts += [f"### {name}, row {row}: saves {saved} of the FLOPs", control_table(compared)]
+        for title, rows in (("", found["rows"]), (", whatever it costs", found["any_cost"])):
+            for row, compared in rows.items():
+                saved = " and ".join(f"{100 * share:.1f} %" for share in compared["flops_saved"])
+                parts += [
+                    f"### {name}, row {row}{title}: saves {saved} of the FLOPs",
+                    control_table(compared),
+                ]
     parts += ["## SSA against CLS at every exit", "Accuracy if all images leave there, %."]
     parts += [_head_table(result["regimes"])]
     parts += ["## Which images are rescued", *_anatomy(result)]
@@ -86,7 +94,7 @@ def _describe(name: str) -> list[str]:
     if name == "baseline":
         return ["own", "", "whole network"]
     head, routing, supervision, *ending = name.split("-")
-    note = ", same head at the end" if ending == [_ENDING] else ""
+    note = "".join(_NOTES[part] for part in ending)
     return [_NAMES[head], supervision, f"{_NAMES[routing]}{note}"]
 
 
@@ -96,6 +104,20 @@ def _step_table(steps: Mapping[str, Mapping[str, Any]]) -> str:
         head, _, step = name.partition(": ")
         rows.append([_NAMES[head], step, _points(found)])
     return _markdown(["", "step", "adds"], rows)
+
+
+def _equal_table(beside: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            f"{name} {row}",
+            effect,
+            *(_points(compared[side][effect]) for side in ("quantized", "control", "difference")),
+        ]
+        for name, found in beside.items()
+        for row, compared in found["equal_flops"].items()
+        for effect in compared["difference"]
+    ]
+    return _markdown(["", "", "quantized", "full precision", "difference"], rows)
 
 
 def _head_table(regimes: Mapping[str, Mapping[str, Any]]) -> str:

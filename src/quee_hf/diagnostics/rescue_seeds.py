@@ -4,7 +4,6 @@ Intervals are over images drawn with replacement, of the mean over fits; the fit
 how far they differ is shown as a range.
 """
 
-from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -20,7 +19,7 @@ from quee_hf.intervals import wilson_interval
 
 _TAIL = 0.025  # of a 95 % interval, at either end
 _NUM_RESAMPLES = 2000
-_EFFECTS = ("rescue", "loss", "net")
+EFFECTS = ("rescue", "loss", "net")
 
 Fits = tuple[Tensor, Tensor]  # early, (fits, images), and full, (images,), both bool
 
@@ -65,7 +64,7 @@ def describe_difference(first: Tensor, second: Tensor) -> dict[str, Any]:
         `value`, the difference of the means over fits, and its 95 % `interval` over resampled images.
     """
     values = (_mean_right(first) - _mean_right(second))[:, None]
-    return _with_intervals(values, ("difference",))["difference"]
+    return with_intervals(values, ("difference",))["difference"]
 
 
 def describe_fits(early: Tensor, full: Tensor) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def describe_fits(early: Tensor, full: Tensor) -> dict[str, Any]:
     """
     _check(early, full)
     fits = [describe_rescue(row, full) for row in early]
-    effects = _with_intervals(_effects(early, full), _EFFECTS)
+    effects = with_intervals(image_effects(early, full), EFFECTS)
     quadrants = {
         name: {
             "count": rounded(np.mean([fit[name]["count"] for fit in fits])),
@@ -125,26 +124,38 @@ def compare_fits_with_control(quantized: Fits, control: Fits) -> dict[str, Any]:
     return {
         "quantized": described[0],
         "control": described[1],
-        "difference": _with_intervals(_effects(*quantized) - _effects(*control), _EFFECTS),
+        "difference": with_intervals(image_effects(*quantized) - image_effects(*control), EFFECTS),
     }
 
 
-def state_rescue(compared: Mapping[str, Any], name: str) -> str:
-    """Say in a sentence whether the rescue of a quantized network exceeds that in full precision.
+def image_effects(early: Tensor, full: Tensor) -> NDArray[np.float64]:
+    """Return what `EFFECTS` names, of each image, in the mean over fits: `(images, 3)`.
 
     Args:
-        compared: As `compare_fits_with_control` returns it.
-        name: Of the quantized network.
+        early: `(fits, images)`, bool.
+        full: `(images,)`, bool.
+
+    Raises:
+        ValueError: As `describe_rescue`.
     """
-    quantized, control, difference = (compared[part] for part in ("quantized", "control", "difference"))
-    verdict = {1: "exceeds", -1: "is below", 0: "does not measurably exceed"}
-    return (
-        f"{name}: rescue {verdict[_sign(difference['rescue']['interval'])]} rescue in full precision,"
-        f" {_percent(quantized['rescue']['share'])} against {_percent(control['rescue']['share'])} of the"
-        f" images, a difference of {_points(difference['rescue'])} points. Leaving early changes accuracy by"
-        f" {_points(quantized['net'])} points, in full precision by {_points(control['net'])}: a difference"
-        f" of {_points(difference['net'])}."
-    )
+    _check(early, full)
+    rescued, lost = ((early & ~full).double().mean(dim=0), (~early & full).double().mean(dim=0))
+    return np.asarray(torch.stack([rescued, lost, rescued - lost], dim=1).numpy())
+
+
+def with_intervals(values: NDArray[np.float64], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return the mean of each column with its 95 % interval over resampled images.
+
+    Args:
+        values: `(images, columns)`.
+        names: Of the columns.
+    """
+    resampled = np.concatenate(list(resampled_means(values, _NUM_RESAMPLES, seed=0)))
+    intervals = np.quantile(resampled, [_TAIL, 1 - _TAIL], axis=0).T
+    return {
+        name: {"value": rounded(value), "interval": [rounded(low), rounded(high)]}
+        for name, value, (low, high) in zip(names, values.mean(axis=0), intervals, strict=True)
+    }
 
 
 def _check(early: Tensor, full: Tensor) -> None:
@@ -156,42 +167,10 @@ def _check(early: Tensor, full: Tensor) -> None:
         raise ValueError(f"Expected bool tensors, got {early.dtype} and {full.dtype}.")
 
 
-def _effects(early: Tensor, full: Tensor) -> NDArray[np.float64]:
-    """Return what `_EFFECTS` names, of each image, in the mean over fits: `(images, 3)`."""
-    _check(early, full)
-    rescued, lost = ((early & ~full).double().mean(dim=0), (~early & full).double().mean(dim=0))
-    return np.asarray(torch.stack([rescued, lost, rescued - lost], dim=1).numpy())
-
-
 def _mean_right(is_right: Tensor) -> NDArray[np.float64]:
     rows = is_right.double()
     return np.asarray((rows.mean(dim=0) if rows.ndim > 1 else rows).numpy())
 
 
-def _with_intervals(values: NDArray[np.float64], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return the mean of each column, `(images, columns)`, with its interval."""
-    resampled = np.concatenate(list(resampled_means(values, _NUM_RESAMPLES, seed=0)))
-    intervals = np.quantile(resampled, [_TAIL, 1 - _TAIL], axis=0).T
-    return {
-        name: {"value": rounded(value), "interval": [rounded(low), rounded(high)]}
-        for name, value, (low, high) in zip(names, values.mean(axis=0), intervals, strict=True)
-    }
-
-
 def _range(values: Tensor) -> list[float]:
     return [rounded(values.min()), rounded(values.max())]
-
-
-def _sign(interval: list[float]) -> int:
-    """Return 1 or -1 if an interval is above or below 0, else 0."""
-    low, high = interval
-    return int(low > 0) - int(high < 0)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _points(described: Mapping[str, Any]) -> str:
-    low, high = described["interval"]
-    return f"{100 * described['value']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
