@@ -1,12 +1,16 @@
 """Tests of `quee rescue`."""
 
 import json
+from itertools import product
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.cli.conftest import with_option, words
 from typer.testing import CliRunner
 
 from quee_hf.build import rescue_experiment, rescue_fits, rescue_networks
+from quee_hf.build.rescue_heads import KINDS
 from quee_hf.cli.app import app
 
 ROWS = 17  # the whole network, and two heads x two supervisions x four kinds of routing
@@ -66,6 +70,21 @@ def test_rescue_is_what_the_rows_differ_by(rescued):
         assert found["net"]["value"] == pytest.approx(row["difference"]["value"], abs=2e-6)
         assert len(found["fits"]) == 2
         assert sum(each["rescued"] for each in found["classes"]) == 2 * found["rescue"]["count"]
+
+
+def test_images_leave_with_what_the_exit_there_says(rescued):
+    output, num_telling = rescued[1], 0
+    for network, kind, seed in product(("float", "torch_dynamic"), KINDS, (0, 1)):
+        seen = load_file(output / f"features-{network}-test.safetensors")
+        heads = load_file(output / f"heads-{network}-{kind.name}-{seed}.safetensors")["is_right"]
+        routes = load_file(output / f"routes-{network}-{kind.name}-1-2-3-{seed}.safetensors")
+        own = seen["outputs"].argmax(dim=-1) == seen["labels"]  # of a classifier, outputs are logits
+        for ending, last in (("own", own), ("same", heads[-1])):
+            expected = torch.stack([*heads[:-1], last])
+            where = routes[f"{ending}.exit_index"].long()
+            assert torch.equal(routes[f"{ending}.is_right"], expected.gather(0, where))
+            num_telling += int(((where == 2) & (own != heads[-1])).sum())
+    assert num_telling  # images that reach the last exit and are not the same there
 
 
 def test_the_control_is_the_float_network(rescued):

@@ -46,7 +46,7 @@ def cached_tensors(path: Path, key: str, make: Callable[[], Mapping[str, Tensor]
             if (file.metadata() or {}).get("key") == key:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     tensors = {name: tensor.contiguous() for name, tensor in make().items()}
-    temporary = path.with_name(f".{path.name}{UNFINISHED}{os.getpid()}")
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")  # what an interrupted call left is written over
     save_file(tensors, temporary, metadata={"key": key})
     os.replace(temporary, path)
     return tensors
