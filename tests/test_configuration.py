@@ -127,7 +127,7 @@ INVALID = [
     # validate_choices
     (
         {"head_type": "deep"},
-        r"`head_type` must be one of \['linear', 'mlp', 'attention', 'ssa'\], got 'deep'",
+        r"`head_type` must be one of \['linear', 'mlp', 'attention', 'ssa', 'cls'\], got 'deep'",
     ),
     ({"gate_type": "oracle"}, r"`gate_type` must be one of \['error_predictor'.*got 'oracle'"),
     ({"cost_model": "euros"}, "`cost_model` must be one of .*got 'euros'"),

@@ -14,7 +14,7 @@ from quee_hf.schemes import QuantizationScheme, check_kept
 
 FORMAT_VERSION = 2
 OLDEST_FORMAT_VERSION = 2  # 1, never released, had one tensor per level and range
-HEAD_TYPES = ("linear", "mlp", "attention", "ssa")
+HEAD_TYPES = ("linear", "mlp", "attention", "ssa", "cls")
 GATE_TYPES = {
     "error_predictor": "history",
     "lra": "spatial",
@@ -52,8 +52,8 @@ class QuEEConfig(PreTrainedConfig):
             backbone's last block, whose exit is the backbone's own head.
         levels: How a segment may be computed, from most to least exact: bit-widths 2 to 8, "bf16", "fp32".
         head_type: "linear" (the backbone's own kind of head), "mlp" (two layers on the tokens that its own
-            head reads), "attention" (two layers on what learned queries find among all tokens) or "ssa" (two
-            layers on the mean patch token, LRA-EE's).
+            head reads), "attention" (two layers on what learned queries find among all tokens), "ssa" (two
+            layers on the mean patch token, LRA-EE's) or "cls" (two layers on the class token).
         head_hidden_size: Width of the hidden layer, of heads that have one.
         gate_type: Which gate decides: "error_predictor" (QuEE's: predicts the error of every path) or "lra"
             (LRA-EE's: leaves at the first exit that is sure enough, at the most exact level).

@@ -67,6 +67,14 @@ def test_ssa_head_is_two_layers_on_the_mean_patch():
     torch.testing.assert_close(head(head.select(tokens)), second(gelu))
 
 
+def test_cls_head_is_an_ssa_head_on_the_class_token():
+    head, other = HEADS["cls"](spec()), HEADS["ssa"](spec())
+    other.load_state_dict(head.state_dict())  # of the same size
+    tokens = torch.randn(3, 7, 6, generator=generator(0))
+    assert torch.equal(head.select(tokens), tokens[:, 0])
+    assert torch.equal(head(tokens[:, 0]), other(tokens[:, 0]))
+
+
 def test_attention_head_reads_the_class_token_the_mean_patch_and_what_queries_find():
     head = HEADS["attention"](spec()).eval()
     tokens = torch.randn(3, 7, 6, generator=generator(0))

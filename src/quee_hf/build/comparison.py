@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,7 +17,7 @@ from quee_hf.baselines import GateData, Sweep
 from quee_hf.blueprint import segment_costs, uniform_paths
 from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted, OwnGates
 from quee_hf.build.comparison_pictures import draw_classes, draw_clusters, draw_comparison
-from quee_hf.build.files import UNFINISHED, write_json, write_text
+from quee_hf.build.files import cached_tensors, write_json, write_text
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
 from quee_hf.build.roles import positions
@@ -139,13 +137,18 @@ def compare(
         "gates": _describe_own(model, fits, outputs.routable),
         "classes": _describe_classes(model, fits, outputs.routable, full_accuracy - _MOST_LOST),
     }
+    _write(result, output)
+    return result
+
+
+def _write(result: dict[str, Any], output: Path) -> None:
+    methods = result["methods"]
     write_json(output / "comparison.json", result)
     write_text(output / "comparison.md", comparison_table(methods, OWN, result["other_costs"]) + "\n")
     draw_comparison(result, output / "comparison.png")
     draw_classes(result["classes"], output / "classes.png")
     if any(name in CLUSTER_METHODS for name in methods):
         draw_clusters(result, output / "clusters.png")
-    return result
 
 
 def _identity(model: QuEEForImageClassification) -> str:
@@ -155,19 +158,6 @@ def _identity(model: QuEEForImageClassification) -> str:
         if not name.startswith("gates."):
             digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _cached(path: Path, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Read tensors that an earlier call wrote with the same key, or make and write them."""
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") == key:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    tensors = {name: tensor.contiguous() for name, tensor in make().items()}
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    save_file(tensors, temporary, metadata={"key": key})
-    temporary.replace(path)
-    return tensors
 
 
 def _outputs(
@@ -186,7 +176,7 @@ def _outputs(
             tensors["pooled"] = collect_pooled(model, prepared, batch_size=plan.batch_size)
         return tensors
 
-    tensors = _cached(path, f"{identity} {images.fingerprint}", make)
+    tensors = cached_tensors(path, f"{identity} {images.fingerprint}", make)
     outputs = from_tensors(tensors)
     return replace(outputs, routable=replace(outputs.routable, pooled=tensors.get("pooled")))
 
@@ -196,7 +186,7 @@ def _fit(path: Path, key: str, run: Callable[[], Fitted]) -> Fitted:
         fitted = run()
         return {**fitted.sweep._asdict(), **fitted.gates}
 
-    tensors = _cached(path, key, make)
+    tensors = cached_tensors(path, key, make)
     sweep = Sweep(*(tensors.pop(name) for name in Sweep._fields))
     return Fitted(sweep, tensors)
 

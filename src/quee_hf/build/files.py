@@ -3,7 +3,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 _READ_SIZE = 1 << 20
 UNFINISHED = ".building-"  # in the name of whatever is not complete
@@ -32,3 +37,16 @@ def write_text(path: Path, content: str) -> None:
     temporary = path.with_name(f".{path.name}{UNFINISHED}{os.getpid()}")
     temporary.write_text(content, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def cached_tensors(path: Path, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Read tensors that an earlier call wrote with the same key, or make and write them in one step."""
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    tensors = {name: tensor.contiguous() for name, tensor in make().items()}
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")  # what an interrupted call left is written over
+    save_file(tensors, temporary, metadata={"key": key})
+    os.replace(temporary, path)
+    return tensors

@@ -1,6 +1,6 @@
 """`Ingredients`: what the stages of a build work with, loaded and checked before the first one starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,7 +83,12 @@ def check_paths(recipe: Recipe) -> None:
     Raises:
         BadDatasetError: If a path does not exist; what looks like a dataset on the Hub is not looked up.
     """
-    for option, source in (("train", recipe.train), ("validation", recipe.validation)):
+    check_sources({"train": recipe.train, "validation": recipe.validation})
+
+
+def check_sources(sources: Mapping[str, str]) -> None:
+    """Refuse images that are not there, given the options that name them; as `check_paths`."""
+    for option, source in sources.items():
         parts = [source] if _path(source).exists() else source.split(",")
         for part in (part.strip() for part in parts):
             if is_local(part.partition(":")[0]) and not _path(part).exists():

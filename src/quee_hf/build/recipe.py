@@ -27,7 +27,7 @@ class Recipe:
         class_embeddings: CLIP only: safetensors file with `class_embeddings`.
         class_names: Names of the classes, in the order of the labels; the model's or the data's if not given.
         logit_scale: CLIP only: natural logarithm of what multiplies the cosine.
-        head: "linear", "mlp", "attention" or "ssa".
+        head: "linear", "mlp", "attention", "ssa" or "cls".
         distillation: How heads are drawn to the full-precision network's last exit, too: "none", "soft" or
             "cosine".
         head_views: How often heads look at a training image: once as it is, then cropped and mirrored.

@@ -19,6 +19,7 @@ from quee_hf.cli.noise import noise
 from quee_hf.cli.predict import predict
 from quee_hf.cli.push import push
 from quee_hf.cli.quantize import quantize
+from quee_hf.cli.rescue import rescue
 from quee_hf.cli.train import train_gates, train_heads
 from quee_hf.errors import QuEEError
 
@@ -98,7 +99,8 @@ def _quee(
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
     measures it, and `predict` classifies images with it. `quantize` makes a
-    classifier compute with fewer bits, and nothing else; `noise` says what that does to each block.
+    classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
+    and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
     `card` writes its card, and `push` puts it on the Hub.
 
@@ -119,6 +121,7 @@ for _verb in (
     evaluate,
     compare,
     noise,
+    rescue,
     predict,
     inspect,
     card,

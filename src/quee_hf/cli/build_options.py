@@ -58,11 +58,11 @@ LogitScale = Annotated[
     ),
 ]
 Head = Annotated[
-    Literal["linear", "mlp", "attention", "ssa"],
+    Literal["linear", "mlp", "attention", "ssa", "cls"],
     typer.Option(
         help="Kind of the exit heads: the classifier's own, two layers on the same tokens, two layers on what"
         " learned queries find among all tokens (slower to train, more often right), or two layers on the"
-        " mean patch token (LRA-EE).",
+        " mean patch token (LRA-EE) or on the class token.",
         rich_help_panel=_WHAT,
     ),
 ]

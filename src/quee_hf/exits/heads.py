@@ -104,6 +104,15 @@ def ssa_head(spec: HeadSpec) -> ExitHead:
     return ExitHead(_two_layers(spec.hidden_size, spec), "mean", spec.num_prefix_tokens)
 
 
+def cls_head(spec: HeadSpec) -> ExitHead:
+    """Build a head of two layers on the class token: what an SSA head is compared with.
+
+    Source:
+        The [CLS] head of LRA-EE (arXiv:2605.26415), §6.2. Differs: the hidden width is ours.
+    """
+    return ExitHead(_two_layers(spec.hidden_size, spec), "cls", spec.num_prefix_tokens)
+
+
 def _two_layers(size: int, spec: HeadSpec) -> nn.Module:
     return nn.Sequential(
         nn.Linear(size, spec.head_hidden_size), nn.GELU(), nn.Linear(spec.head_hidden_size, spec.num_outputs)
@@ -115,6 +124,7 @@ HEADS: dict[str, Callable[[HeadSpec], ExitHead]] = {
     "mlp": mlp_head,
     "attention": attention_head,
     "ssa": ssa_head,
+    "cls": cls_head,
 }
 
 

@@ -1,5 +1,6 @@
 """`GateTrainer`: teach the gates how likely each path is to be wrong."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -67,8 +68,16 @@ def _mean_error(logits: Tensor, wanted: Tensor, kind: str) -> Tensor:
 
 
 @torch.no_grad()
-def fit_thresholds(model: QuEEForImageClassification, examples: GateExamples) -> None:
-    """Choose the thresholds of LRA-EE's gates for each of `DEFAULT_LAMBDAS`, in place."""
+def fit_thresholds(
+    model: QuEEForImageClassification, examples: GateExamples, lambdas: Sequence[float] = DEFAULT_LAMBDAS
+) -> None:
+    """Choose the thresholds of LRA-EE's gates for each lambda, in place.
+
+    Args:
+        model: With trained gates.
+        examples: Images to choose on.
+        lambdas: Ascending, fewer than `quee_hf.gates.lra.MAX_SETTINGS`.
+    """
     gates, nodes = model.gates, model.router.tree.exact_nodes
     assert isinstance(gates, LRAGates)
     if len(nodes) < 2:
@@ -77,8 +86,8 @@ def fit_thresholds(model: QuEEForImageClassification, examples: GateExamples) ->
     doubts = [score_paths(gates, model.router, gate, summaries).error_logits for gate in gates.numbers]
     scores = 1 - torch.cat(doubts, dim=1).sigmoid().cpu()
     costs = model.router.costs.cpu()[nodes]
-    found = [search_thresholds(scores, is_right, costs, value) for value in DEFAULT_LAMBDAS]
-    gates.set_thresholds(torch.tensor(DEFAULT_LAMBDAS), torch.stack(found))
+    found = [search_thresholds(scores, is_right, costs, value) for value in lambdas]
+    gates.set_thresholds(torch.tensor(lambdas), torch.stack(found))
 
 
 class GateTrainer(QuEETrainer):

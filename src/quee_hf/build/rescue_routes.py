@@ -1,0 +1,117 @@
+"""LRA-EE's gates and thresholds on trained heads, and where they send test images."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from quee_hf.build.rescue_heads import stand_in
+from quee_hf.build.training import Schedule, fit_gates
+from quee_hf.diagnostics.report import route_images
+from quee_hf.execution.operating_points import lambda_for_cost, measure_operating_points
+from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.training.error_targets import ErrorTargets
+from quee_hf.training.gates import GATE_ARGUMENTS, GateExamples, fit_thresholds
+
+# Dense where a point of FLOPs costs about as much accuracy: fewer leave holes at the budget.
+_FITTED = (0.0, 0.005, 0.01, *(round(0.02 * 200 ** (step / 58), 5) for step in range(59)))
+LAMBDAS = (*_FITTED, math.inf)  # at infinity everything leaves at the first exit
+# Of the validation images: gates and thresholds, early stopping of gates, choice of the operating point.
+SHARES = (0.4, 0.1, 0.5)
+# What classifies images that do not leave early: the classifier's own head, or one of the same kind.
+ENDINGS = ("own", "same")
+
+
+class Division(NamedTuple):
+    """Positions of the validation images with each role, `(images,)` int64."""
+
+    training: Tensor
+    stopping: Tensor
+    choosing: Tensor
+
+
+class Routes(NamedTuple):
+    """Where test images leave at each of `LAMBDAS`, and what these lambdas give on other images."""
+
+    is_right: Tensor  # (lambdas, images), bool
+    exit_index: Tensor  # (lambdas, images), uint8, counted from 0
+    cost: Tensor  # (lambdas, images), float32, FLOPs relative to the whole network
+    point_cost: Tensor  # (lambdas,), float64, mean on the images that choose the operating point
+    point_accuracy: Tensor  # (lambdas,), float64, the same
+
+    def setting_within(self, budget: float) -> int:
+        """Return which lambda is the most accurate of those within a budget, as the choosing images see it.
+
+        Raises:
+            ValueError: If all cost more.
+        """
+        points = [
+            {"cost_lambda": float(index), "cost": cost, "accuracy": accuracy}
+            for index, (cost, accuracy) in enumerate(
+                zip(self.point_cost.tolist(), self.point_accuracy.tolist(), strict=True)
+            )
+        ]
+        return int(lambda_for_cost(points, budget))
+
+
+def routing_stand_in(network: QuEEForImageClassification, exit_blocks: Sequence[int]) -> Any:
+    """Return a stand-in with LRA-EE's gates, untrained, which leaves after some of a network's exits."""
+    return stand_in(
+        network, list(exit_blocks), gate_type="lra", gate_features="spatial", cost_model="flops", max_paths=50
+    )
+
+
+def fit_routes(
+    model: QuEEForImageClassification,
+    outputs: Mapping[str, tuple[PathOutputs, PathOutputs]],
+    division: Division,
+    schedule: Schedule,
+) -> dict[str, Routes]:
+    """Train gates once, choose thresholds for each ending, and route the test images.
+
+    Gates stand before the last exit and learn whether the exit where they stand is right: they do not depend
+    on what the last exit says. Thresholds do.
+
+    Args:
+        model: As `routing_stand_in` returns it; changed.
+        outputs: For each of `ENDINGS`, what the exits say of the validation and of the test images.
+        division: Of the validation images.
+        schedule: Of the gates.
+
+    Returns:
+        For each ending the routes.
+    """
+    first, _ = next(iter(outputs.values()))
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        set_seed(schedule.seed)
+        parts = (first.select(division.training), first.select(division.stopping))
+        fit_gates(model, parts, schedule, Path(folder) / "checkpoints")
+    targets, found = ErrorTargets.outcomes(), {}
+    for ending, (validation, test) in outputs.items():
+        known = validation.select(division.training)
+        fit_thresholds(model, GateExamples(model.summarize(known.readings()), targets(known)), _FITTED)
+        found[ending] = _route(model, validation.select(division.choosing), test)
+    return found
+
+
+def gate_schedule(num_epochs: int, seed: int) -> Schedule:
+    """Return how gates are trained."""
+    return Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], seed)
+
+
+def _route(model: QuEEForImageClassification, choosing: PathOutputs, test: PathOutputs) -> Routes:
+    points = measure_operating_points(model, choosing, LAMBDAS)
+    routed = route_images(model, test, LAMBDAS)
+    return Routes(
+        torch.stack([point.is_correct for point in routed]),
+        torch.stack([point.exit_index for point in routed]).to(torch.uint8),
+        torch.stack([point.cost for point in routed]),
+        torch.tensor([point["cost"] for point in points], dtype=torch.float64),
+        torch.tensor([point["accuracy"] for point in points], dtype=torch.float64),
+    )
