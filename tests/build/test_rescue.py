@@ -1,7 +1,5 @@
 """Tests of what `quee rescue` is made of: features, heads, routes, and the plan."""
 
-import math
-
 import pytest
 import torch
 from tests.tiny import NUM_LABELS, VARIANTS, generator, images, wrap
@@ -13,7 +11,7 @@ from quee_hf.build.rescue_heads import KINDS, HeadKind, head_logits, head_schedu
 from quee_hf.build.rescue_plan import Regime, RescuePlan
 from quee_hf.build.rescue_routes import (
     ENDINGS,
-    LAMBDAS,
+    NUM_SETTINGS,
     Division,
     Routes,
     fit_routes,
@@ -153,13 +151,14 @@ class TestRoutes:
             shares = torch.tensor(EXITS)[found.exit_index.long()] / EXITS[-1]
             torch.testing.assert_close(found.cost, shares.float())
 
-    def test_all_leave_at_once_in_the_end_and_the_more_the_dearer_cost_is(self, routes):
+    def test_all_leave_at_once_in_the_end_and_the_more_the_less_may_be_spent(self, routes):
         for found in routes.values():
-            assert LAMBDAS[-1] == math.inf
             assert (found.exit_index[-1] == 0).all()
             assert found.point_cost[-1] == EXITS[0] / EXITS[-1]
         means = routes["own"].cost.mean(dim=1)
-        assert means[0] > means[len(LAMBDAS) // 2] > means[-2]  # lambdas between have thresholds of their own
+        assert (
+            means[0] > means[NUM_SETTINGS // 2] > means[-2]
+        )  # settings between have thresholds of their own
 
     def test_thresholds_know_what_ends_the_network(self, routes):
         """Where the last exit is always wrong, fewer images go there."""

@@ -8,7 +8,12 @@ from tests.tiny import generator
 
 from quee_hf.paths import PathTree
 from quee_hf.routing.router import ROOT, Router
-from quee_hf.routing.thresholds import decide_by_threshold, enter, search_thresholds
+from quee_hf.routing.thresholds import (
+    decide_by_threshold,
+    enter,
+    search_thresholds,
+    search_thresholds_within,
+)
 
 COSTS = torch.tensor([0.3, 0.6, 1.0])
 
@@ -30,6 +35,50 @@ def gain(scores, is_right, thresholds, cost_lambda):
         exit_index = left[0] if left else 2
         total += float(is_right[image, exit_index]) - cost_lambda * float(COSTS[exit_index])
     return total / len(scores)
+
+
+def outcome(scores, is_right, thresholds):
+    """Return accuracy and mean cost."""
+    accuracy = gain(scores, is_right, thresholds, 0.0)
+    return accuracy, accuracy - gain(scores, is_right, thresholds, 1.0)
+
+
+class TestSearchWithin:
+    BUDGETS = (1.0, 0.8, 0.6, 0.45, 0.3)
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_is_nearly_as_good_as_trying_all_pairs(self, seed):
+        scores, is_right = problem(seed=seed)
+        found = search_thresholds_within(scores, is_right, COSTS, self.BUDGETS)
+        grid = [*(scores.quantile(torch.linspace(0, 1, 24), dim=0)).T.tolist()]
+        every = [outcome(scores, is_right, pair) for pair in itertools.product(*([*g, 2.0] for g in grid))]
+        for budget, thresholds in zip(self.BUDGETS, found, strict=True):
+            accuracy, cost = outcome(scores, is_right, thresholds)
+            best = max(each for each, spent in every if spent <= budget + 1e-6)
+            assert cost <= budget + 1e-6
+            assert best - 0.015 <= accuracy <= best + 1e-9  # moves of one threshold may stop before the best
+
+    def test_where_lambdas_leave_a_hole_budgets_do_not(self):
+        """Early exits that are hardly ever right: a lambda takes all images out, or none."""
+        random = generator(2)
+        scores = torch.rand(400, 2, generator=random)
+        is_right = torch.cat([scores > 0.95, torch.rand(400, 1, generator=random) < 0.9], dim=1)
+        by_lambda = [
+            outcome(scores, is_right, search_thresholds(scores, is_right, COSTS, value))[1]
+            for value in torch.linspace(0, 3, 31).tolist()
+        ]
+        budgets = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+        found = search_thresholds_within(scores, is_right, COSTS, budgets)
+        spent = [outcome(scores, is_right, thresholds)[1] for thresholds in found]
+        assert not [cost for cost in by_lambda if 0.4 < cost < 0.8]
+        assert all(
+            budget - 0.05 < cost <= budget + 1e-6 for budget, cost in zip(budgets[1:], spent[1:], strict=True)
+        )
+
+    @pytest.mark.parametrize("budgets", [(0.5, 0.8), (0.8, 0.2)])
+    def test_budgets_that_cannot_be_are_refused(self, budgets):
+        with pytest.raises(ValueError, match=r"Budgets must descend to the first exit's cost, 0.3"):
+            search_thresholds_within(*problem(50), COSTS, budgets)
 
 
 class TestSearch:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quee_hf.build.rescue_heads import SUPERVISIONS, HeadKind
-from quee_hf.build.rescue_routes import LAMBDAS, Routes
+from quee_hf.build.rescue_routes import Routes
 from quee_hf.build.rescue_setting import Setting
 from quee_hf.diagnostics.report import rounded
 from quee_hf.diagnostics.rescue import describe_margins, describe_rescue_by_class, describe_selectivity
@@ -56,7 +56,7 @@ class Fitted:
 class _Chosen:
     """The operating point of each fit."""
 
-    settings: list[int]  # positions in LAMBDAS
+    budgets: list[float]  # for which its thresholds were chosen
     is_right: Tensor  # (fits, images), bool
     exit_index: Tensor  # (fits, images)
     cost: Tensor  # (fits,)
@@ -139,7 +139,7 @@ def _choose(fitted: Fitted, kind: HeadKind, exits: Exits, budget: float, ending:
     settings = [fit.setting_within(budget) for fit in routes]
     pairs = list(zip(routes, settings, strict=True))
     return _Chosen(
-        settings,
+        [float(fit.budget[setting]) for fit, setting in pairs],
         torch.stack([fit.is_right[setting] for fit, setting in pairs]),
         torch.stack([fit.exit_index[setting] for fit, setting in pairs]),
         torch.stack([fit.cost[setting].double().mean() for fit, setting in pairs]),
@@ -161,7 +161,7 @@ def _ablation(fitted: Fitted, exits: Exits, budget: float) -> dict[str, Any]:
             rights[name] = chosen.is_right
             rows[name] = {
                 **describe_configuration(chosen.is_right, own, chosen.cost),
-                "cost_lambda": [_finite(LAMBDAS[setting]) for setting in chosen.settings],
+                "fitted_budget": [rounded(budget) for budget in chosen.budgets],
                 "exit_shares": _shares(chosen.exit_index, len(exits)),
             }
     return {"rows": rows, "steps": _steps(rights)}
@@ -203,12 +203,12 @@ def _describe_heads(fitted: Fitted, exits: Exits) -> list[dict[str, Any]]:
 
 
 def _curve(fits: Sequence[Routes]) -> list[dict[str, Any]]:
-    """Return FLOPs saved and accuracy at each lambda, meaned over fits."""
+    """Return FLOPs saved and accuracy at each setting, meaned over fits."""
     cost = torch.stack([fit.cost.double().mean(dim=1) for fit in fits]).mean(dim=0)
     accuracy = torch.stack([fit.is_right.double().mean(dim=1) for fit in fits]).mean(dim=0)
     return [
-        {"cost_lambda": _finite(value), "flops_saved": rounded(1 - spent), "accuracy": rounded(right)}
-        for value, spent, right in zip(LAMBDAS, cost, accuracy, strict=True)
+        {"flops_saved": rounded(1 - spent), "accuracy": rounded(right)}
+        for spent, right in zip(cost, accuracy, strict=True)
     ]
 
 
@@ -231,8 +231,3 @@ def _describe_rescue(
 def _shares(exit_index: Tensor, num_exits: int) -> list[float]:
     counts = torch.bincount(exit_index.flatten().long(), minlength=num_exits)
     return [rounded(count) for count in counts / exit_index.numel()]
-
-
-def _finite(value: float) -> float | None:
-    """Return a lambda for JSON, which has no infinity."""
-    return value if value < float("inf") else None

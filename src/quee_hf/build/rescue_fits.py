@@ -13,7 +13,7 @@ from quee_hf.build.rescue_heads import HeadKind, head_logits, head_schedule, tra
 from quee_hf.build.rescue_plan import Regime
 from quee_hf.build.rescue_routes import (
     ENDINGS,
-    LAMBDAS,
+    NUM_SETTINGS,
     SHARES,
     Division,
     Routes,
@@ -74,8 +74,8 @@ class RegimeFits:
         """
         named = "-".join(map(str, exits))
         path = self.output / f"routes-{self.regime.name}-{kind.name}-{named}-{seed}.safetensors"
-        validation = self.setting.validation.fingerprint
-        key = f"{self._head_key(kind, seed)} {validation} {self.setting.plan.gate_epochs} {exits} {LAMBDAS}"
+        gates = (self.setting.validation.fingerprint, self.setting.plan.gate_epochs, exits, NUM_SETTINGS)
+        key = f"{self._head_key(kind, seed)} {gates}"
 
         def make() -> dict[str, Tensor]:
             found = self._fit_routes(kind, seed, exits)

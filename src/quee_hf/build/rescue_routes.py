@@ -1,10 +1,9 @@
 """LRA-EE's gates and thresholds on trained heads, and where they send test images."""
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,13 +14,12 @@ from quee_hf.build.training import Schedule, fit_gates
 from quee_hf.diagnostics.report import route_images
 from quee_hf.execution.operating_points import lambda_for_cost, measure_operating_points
 from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.gates import LRAGates
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.training.error_targets import ErrorTargets
-from quee_hf.training.gates import GATE_ARGUMENTS, GateExamples, fit_thresholds
+from quee_hf.routing.thresholds import search_thresholds_within
+from quee_hf.training.gates import GATE_ARGUMENTS, gate_scores
 
-# Dense where a point of FLOPs costs about as much accuracy: fewer leave holes at the budget.
-_FITTED = (0.0, 0.005, 0.01, *(round(0.02 * 200 ** (step / 58), 5) for step in range(59)))
-LAMBDAS = (*_FITTED, math.inf)  # at infinity everything leaves at the first exit
+NUM_SETTINGS = 60  # budgets for which thresholds are chosen, from all FLOPs to those of the first exit
 # Of the validation images: gates and thresholds, early stopping of gates, choice of the operating point.
 SHARES = (0.4, 0.1, 0.5)
 # What classifies images that do not leave early: the classifier's own head, or one of the same kind.
@@ -37,16 +35,17 @@ class Division(NamedTuple):
 
 
 class Routes(NamedTuple):
-    """Where test images leave at each of `LAMBDAS`, and what these lambdas give on other images."""
+    """Where test images leave at each setting of thresholds, and what it gives on other images."""
 
-    is_right: Tensor  # (lambdas, images), bool
-    exit_index: Tensor  # (lambdas, images), uint8, counted from 0
-    cost: Tensor  # (lambdas, images), float32, FLOPs relative to the whole network
-    point_cost: Tensor  # (lambdas,), float64, mean on the images that choose the operating point
-    point_accuracy: Tensor  # (lambdas,), float64, the same
+    is_right: Tensor  # (settings, images), bool
+    exit_index: Tensor  # (settings, images), uint8, counted from 0
+    cost: Tensor  # (settings, images), float32, FLOPs relative to the whole network
+    budget: Tensor  # (settings,), float64, for which thresholds were chosen, descending
+    point_cost: Tensor  # (settings,), float64, mean on the images that choose the operating point
+    point_accuracy: Tensor  # (settings,), float64, the same
 
     def setting_within(self, budget: float) -> int:
-        """Return which lambda is the most accurate of those within a budget, as the choosing images see it.
+        """Return which setting is the most accurate of those within a budget, as the choosing images see it.
 
         Raises:
             ValueError: If all cost more.
@@ -92,11 +91,10 @@ def fit_routes(
         set_seed(schedule.seed)
         parts = (first.select(division.training), first.select(division.stopping))
         fit_gates(model, parts, schedule, Path(folder) / "checkpoints")
-    targets, found = ErrorTargets.outcomes(), {}
+    found = {}
     for ending, (validation, test) in outputs.items():
-        known = validation.select(division.training)
-        fit_thresholds(model, GateExamples(model.summarize(known.readings()), targets(known)), _FITTED)
-        found[ending] = _route(model, validation.select(division.choosing), test)
+        budgets = _fit_thresholds(model, validation.select(division.training))
+        found[ending] = _route(model, budgets, validation.select(division.choosing), test)
     return found
 
 
@@ -105,13 +103,28 @@ def gate_schedule(num_epochs: int, seed: int) -> Schedule:
     return Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], seed)
 
 
-def _route(model: QuEEForImageClassification, choosing: PathOutputs, test: PathOutputs) -> Routes:
-    points = measure_operating_points(model, choosing, LAMBDAS)
-    routed = route_images(model, test, LAMBDAS)
+def _fit_thresholds(model: QuEEForImageClassification, known: PathOutputs) -> Tensor:
+    """Choose thresholds for descending budgets, in place; the number of a setting stands for its lambda."""
+    costs = model.router.costs.cpu()
+    budgets = torch.linspace(1, float(costs[0]), NUM_SETTINGS, dtype=torch.float64)
+    scores = gate_scores(model, model.summarize(known.readings()))
+    thresholds = search_thresholds_within(scores, ~known.is_wrong, costs, budgets.tolist())
+    thresholds[-1] = 0.0  # what is allowed the first exit only leaves there, however unsure
+    cast(LRAGates, model.gates).set_thresholds(torch.arange(NUM_SETTINGS).float(), thresholds)
+    return budgets
+
+
+def _route(
+    model: QuEEForImageClassification, budgets: Tensor, choosing: PathOutputs, test: PathOutputs
+) -> Routes:
+    settings = [float(number) for number in range(len(budgets))]
+    points = measure_operating_points(model, choosing, settings)
+    routed = route_images(model, test, settings)
     return Routes(
         torch.stack([point.is_correct for point in routed]),
         torch.stack([point.exit_index for point in routed]).to(torch.uint8),
         torch.stack([point.cost for point in routed]),
+        budgets,
         torch.tensor([point["cost"] for point in points], dtype=torch.float64),
         torch.tensor([point["accuracy"] for point in points], dtype=torch.float64),
     )

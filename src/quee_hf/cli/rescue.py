@@ -10,6 +10,13 @@ from quee_hf.cli import quantize_options as quantizing
 from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
 
 _WHAT = "What to measure"  # panel
+_SHOWN = (  # of the ablation; rescue.md has all of it
+    "baseline",
+    "ssa-last-distilled",
+    "ssa-adaptive-distilled",
+    "ssa-adaptive-distilled-unlimited",
+    "cls-adaptive-distilled",
+)
 
 Source = Annotated[str, typer.Argument(help="Trained classifier with float weights: Hub id or directory.")]
 Train = Annotated[
@@ -153,7 +160,7 @@ def _summarize(result: dict[str, Any], output: Path) -> None:
     rows = [
         (name, row, *(_percent(found["ablation"]["rows"][row][part]) for part in ("flops_saved", "accuracy")))
         for name, found in result["regimes"].items()
-        for row in found["ablation"]["rows"]
+        for row in _SHOWN
     ]
     show()
     show_table(

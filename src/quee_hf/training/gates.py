@@ -1,6 +1,5 @@
 """`GateTrainer`: teach the gates how likely each path is to be wrong."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -68,26 +67,29 @@ def _mean_error(logits: Tensor, wanted: Tensor, kind: str) -> Tensor:
 
 
 @torch.no_grad()
-def fit_thresholds(
-    model: QuEEForImageClassification, examples: GateExamples, lambdas: Sequence[float] = DEFAULT_LAMBDAS
-) -> None:
-    """Choose the thresholds of LRA-EE's gates for each lambda, in place.
-
-    Args:
-        model: With trained gates.
-        examples: Images to choose on.
-        lambdas: Ascending, fewer than `quee_hf.gates.lra.MAX_SETTINGS`.
-    """
+def fit_thresholds(model: QuEEForImageClassification, examples: GateExamples) -> None:
+    """Choose the thresholds of LRA-EE's gates for each of `DEFAULT_LAMBDAS`, in place."""
     gates, nodes = model.gates, model.router.tree.exact_nodes
     assert isinstance(gates, LRAGates)
     if len(nodes) < 2:
         return
-    summaries, is_right = examples.summaries.to(gates.thresholds.device), examples.targets[:, nodes] < _RIGHT
-    doubts = [score_paths(gates, model.router, gate, summaries).error_logits for gate in gates.numbers]
-    scores = 1 - torch.cat(doubts, dim=1).sigmoid().cpu()
+    scores, is_right = gate_scores(model, examples.summaries), examples.targets[:, nodes] < _RIGHT
     costs = model.router.costs.cpu()[nodes]
-    found = [search_thresholds(scores, is_right, costs, value) for value in lambdas]
-    gates.set_thresholds(torch.tensor(lambdas), torch.stack(found))
+    found = [search_thresholds(scores, is_right, costs, value) for value in DEFAULT_LAMBDAS]
+    gates.set_thresholds(torch.tensor(DEFAULT_LAMBDAS), torch.stack(found))
+
+
+@torch.no_grad()
+def gate_scores(model: QuEEForImageClassification, summaries: Tensor) -> Tensor:
+    """Return how sure LRA-EE's gates are that the exits where they stand are right, `(images, exits - 1)`.
+
+    Args:
+        model: With LRA-EE's gates.
+        summaries: `(images, paths, summary)`, as `model.summarize` gives them.
+    """
+    seen = summaries.to(model.device)
+    doubts = [score_paths(model.gates, model.router, gate, seen).error_logits for gate in model.gates.numbers]
+    return 1 - torch.cat(doubts, dim=1).sigmoid().cpu()
 
 
 class GateTrainer(QuEETrainer):
