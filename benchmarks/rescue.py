@@ -2,7 +2,8 @@
 
 Run: `python benchmarks/rescue.py`. `quee rescue` runs with `torch_dynamic` (the paper's quantization), the
 same with SmoothQuant, and `repq`, all at 8 bits, into `runs/rescue/`, where an interrupted run goes on; it
-takes about 20 minutes on 2 cores. Writes `docs/results/rescue-clip-tinyimagenet.md` and its pictures.
+took about 40 minutes with one thread on a busy machine of 2 cores. Writes
+`docs/results/rescue-clip-tinyimagenet.md` and its pictures.
 """
 
 import json
