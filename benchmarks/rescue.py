@@ -2,7 +2,8 @@
 
 Run: `python benchmarks/rescue.py`. `quee rescue` runs with `torch_dynamic` (the paper's quantization), the
 same with SmoothQuant, and `repq`, all at 8 bits, into `runs/rescue/`, where an interrupted run goes on; it
-takes about 20 minutes on 2 cores. Writes `docs/results/rescue-clip-tinyimagenet.md` and its pictures.
+took about 40 minutes with one thread on a busy machine of 2 cores. Writes
+`docs/results/rescue-clip-tinyimagenet.md` and its pictures.
 """
 
 import json
@@ -51,7 +52,7 @@ def describe(result: Mapping[str, Any], page: str) -> str:
     parts = [
         f"# {result['title']}: what leaving early rescues",
         f"Written by `python benchmarks/rescue.py` on {datetime.now(UTC):%Y-%m-%d}, with {versions},"
-        f" {torch.get_num_threads()} threads. Options: `{options}`. Training images are some that the"
+        f" {_threads()}. Options: `{options}`. Training images are some that the"
         " classifier has seen; of the validation images, which it has not, even rows fit gates and choose"
         " operating points, odd rows test.",
         "## In words",
@@ -63,6 +64,11 @@ def describe(result: Mapping[str, Any], page: str) -> str:
         f"![Accuracy by exit](rescue-{NAME}-heads.png)",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def main() -> None:

@@ -54,12 +54,22 @@ class TestCompareAtCost:
             compared, "itself"
         )
 
+    def test_fits_are_compared_one_by_one(self):
+        (first, second), full = random_side(3)
+        compared = compare_at_cost(([first, second], full), ([second, first], full), 0.7)
+        low, high = compared["difference"]["net"]["range"]
+        assert low == -high < 0
+        assert compared["difference"]["net"]["value"] == 0
+        with pytest.raises(ValueError, match="Expected as many fits of both, got 1 and 2"):
+            compare_at_cost(([first], full), ([second, first], full), 0.7)
+
     def test_what_only_quantization_rescues_is_found(self):
         fits, full = random_side(1, share_right=1.0)
         spoilt = full & (torch.arange(400) >= 120)
         compared = compare_at_cost((fits, spoilt), (fits, full), 0.7)
         gained = float((full & ~spoilt).double().mean())
         assert compared["difference"]["rescue"]["value"] == pytest.approx(gained, abs=1e-6)
+        assert compared["difference"]["rescue"]["range"] == pytest.approx([gained, gained], abs=1e-6)
         assert compared["difference"]["loss"]["value"] == 0
         statement = state_rescue(compared, "repq, 8 bits")
         assert statement.startswith(

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quee_hf.build.rescue_analysis import MAIN_ROW
+from quee_hf.build.rescue_plan import FLOAT
 
 _NOT_SAID = "not said"
 _EARLY, _UNLIMITED = "ssa-adaptive-distilled", "ssa-adaptive-distilled-unlimited"
+_SAME_END = ", same head at the end"
 # Steps of the ablation, and what they add in the paper: table 3 of arXiv:2605.26415.
 _STEPS = {
     "SSA head, (ii) less (i)": ("ssa: head", "+0.46"),
@@ -14,7 +16,7 @@ _STEPS = {
     "routing, (iv) less (ii)": ("ssa: routing, hard", "+1.24"),
     "routing, (v) less (iii)": ("ssa: routing, distilled", "+1.51"),
     "routing, (v) less (iii), SSA head at the end": (
-        "ssa: routing, distilled, same head at the end",
+        f"ssa: routing, distilled{_SAME_END}",
         _NOT_SAID,
     ),
 }
@@ -35,6 +37,43 @@ def claims_table(result: Row) -> str:
     titles = ["", "paper", *regimes]
     rows = [*_heads_and_steps(result), *_leaving_early(regimes), *_beside_control(result)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *rows))
+
+
+def state_claims(result: Row) -> list[str]:
+    """Say in a sentence for each quantized network how much of the paper's effect there is.
+
+    Args:
+        result: As `rescue.json` holds it.
+    """
+    exact = result["regimes"][FLOAT]
+    return [
+        f"{name}, {result['level']} bits: SSA heads beat CLS heads before the last block in"
+        f" {_count_better(found['exit_accuracy'], result['exits']).split(' (')[0]} comparisons. Leaving early"
+        f" {_verb(_early(found))} accuracy against the whole network, {_points(_early(found))} points (the"
+        f" paper: +2.44). Against a distilled SSA head after the last block it {_verb(_routing(found))}"
+        f" accuracy, {_points(_routing(found))} (the paper: +1.51), in full precision"
+        f" {_points(_routing(exact))}; if what does not leave ends in that head, too, the numbers are"
+        f" {_points(_routing(found, _SAME_END))} and {_points(_routing(exact, _SAME_END))}."
+        for name, found in result["regimes"].items()
+        if name != FLOAT
+    ]
+
+
+def _early(found: Row) -> Row:
+    difference: Row = found["ablation"]["rows"][_EARLY]["difference"]
+    return difference
+
+
+def _routing(found: Row, ending: str = "") -> Row:
+    step: Row = found["ablation"]["steps"][f"ssa: routing, distilled{ending}"]
+    return step
+
+
+def _verb(found: Row) -> str:
+    low, high = found["interval"]
+    if low > 0:
+        return "gains"
+    return "loses" if high < 0 else "neither measurably gains nor loses"
 
 
 def _heads_and_steps(result: Row) -> list[list[str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quee_hf.build.rescue_claims import claims_table
+from quee_hf.build.rescue_claims import claims_table, state_claims
 from quee_hf.diagnostics.rescue_report import control_table
 
 _NUM_CLASSES = 10
@@ -21,7 +21,7 @@ _NOTES = {"throughout": ", same head at the end", "unlimited": ", whatever it co
 def rescue_page(result: Mapping[str, Any]) -> str:
     """Return the tables of a rescue experiment, and what they say in plain words."""
     parts = [
-        "\n".join(f"- {statement}" for statement in result["statements"]),
+        "\n".join(f"- {sentence}" for sentence in (*state_claims(result), *result["statements"])),
         _setting(result),
         "## What the paper finds, and what is found here",
         "Differences in points; the paper's are for CLIP ViT-B/32 on ImageNet-1K with `torch_dynamic`.",
@@ -112,12 +112,13 @@ def _equal_table(beside: Mapping[str, Mapping[str, Any]]) -> str:
             f"{name} {row}",
             effect,
             *(_points(compared[side][effect]) for side in ("quantized", "control", "difference")),
+            " to ".join(f"{100 * end:+.2f}" for end in compared["difference"][effect]["range"]),
         ]
         for name, found in beside.items()
         for row, compared in found["equal_flops"].items()
         for effect in compared["difference"]
     ]
-    return _markdown(["", "", "quantized", "full precision", "difference"], rows)
+    return _markdown(["", "", "quantized", "full precision", "difference", "from fit to fit"], rows)
 
 
 def _head_table(regimes: Mapping[str, Mapping[str, Any]]) -> str:

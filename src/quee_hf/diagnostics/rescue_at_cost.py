@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from quee_hf.diagnostics.report import rounded
 from quee_hf.diagnostics.rescue_seeds import EFFECTS, image_effects, with_intervals
 
 
@@ -36,20 +37,27 @@ def compare_at_cost(
     Returns:
         `budget`, and of `quantized`, of `control` and of their `difference` the shares of `rescue` and `loss`
         and their difference `net`, each a `value` with a 95 % `interval` over resampled images, of the mean
-        over fits.
+        over fits; of the difference also its `range` over fits, the first with the first, and so on.
 
     Raises:
-        ValueError: If a fit's settings all cost more.
+        ValueError: If a fit's settings all cost more, or one network has more fits than the other.
 
     Source:
         none: our choice.
     """
+    if len(quantized[0]) != len(control[0]):
+        raise ValueError(f"Expected as many fits of both, got {len(quantized[0])} and {len(control[0])}.")
     sides = [_effects_within(fits, full, budget) for fits, full in (quantized, control)]
+    means = [side.mean(dim=0).numpy() for side in (*sides, sides[0] - sides[1])]
+    by_fit = (sides[0] - sides[1]).mean(dim=1)  # (fits, effects)
+    difference = with_intervals(means[2], EFFECTS)
+    for name, values in zip(EFFECTS, by_fit.T, strict=True):
+        difference[name]["range"] = [rounded(values.min()), rounded(values.max())]
     return {
         "budget": budget,
-        "quantized": with_intervals(sides[0].numpy(), EFFECTS),
-        "control": with_intervals(sides[1].numpy(), EFFECTS),
-        "difference": with_intervals((sides[0] - sides[1]).numpy(), EFFECTS),
+        "quantized": with_intervals(means[0], EFFECTS),
+        "control": with_intervals(means[1], EFFECTS),
+        "difference": difference,
     }
 
 
@@ -86,20 +94,27 @@ def state_rescue(compared: Mapping[str, Any], name: str) -> str:
         f"{name}: at {compared['budget']:.0%} of the FLOPs, rescue"
         f" {verdict[_sign(difference['rescue']['interval'])]} rescue in full precision,"
         f" {100 * quantized['rescue']['value']:.2f} % against {100 * control['rescue']['value']:.2f} % of the"
-        f" images, a difference of {_points(difference['rescue'])} points. Leaving early changes accuracy by"
-        f" {_points(quantized['net'])} points, in full precision by {_points(control['net'])}: a difference"
-        f" of {_points(difference['net'])}."
+        f" images, a difference of {_points(difference['rescue'])} points, {_spread(difference['rescue'])}."
+        f" Leaving early changes accuracy by {_points(quantized['net'])} points, in full precision by"
+        f" {_points(control['net'])}: a difference of {_points(difference['net'])},"
+        f" {_spread(difference['net'])}."
     )
 
 
 def _effects_within(fits: Sequence[RoutedFit], full: Tensor, budget: float) -> Tensor:
-    return torch.stack([effects_at_cost(fit, full, budget) for fit in fits]).mean(dim=0)
+    """Return `(fits, images, effects)`."""
+    return torch.stack([effects_at_cost(fit, full, budget) for fit in fits])
 
 
 def _sign(interval: Sequence[float]) -> int:
     """Return 1 or -1 if an interval is above or below 0, else 0."""
     low, high = interval
     return int(low > 0) - int(high < 0)
+
+
+def _spread(described: Mapping[str, Any]) -> str:
+    low, high = described["range"]
+    return f"{100 * low:+.2f} to {100 * high:+.2f} from fit to fit"
 
 
 def _points(described: Mapping[str, Any]) -> str:

@@ -37,7 +37,9 @@ def plot_routes(regimes: Regimes, path: Path) -> None:
         axes.set_title(name, parse_math=False)
     for axes in panels[len(regimes) :]:
         axes.set_axis_off()
-    panels[0].set_ylim(bottom=_lowest_shown(regimes))
+    lowest = _lowest_shown(regimes)
+    panels[0].set_ylim(bottom=lowest)
+    panels[0].set_xlim(right=_most_shown(regimes, lowest))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DOTS_PER_INCH)
@@ -49,6 +51,14 @@ def _lowest_shown(regimes: Regimes) -> float:
     points = [point for found in regimes.values() for curve in found["curves"].values() for point in curve]
     lowest = min(whole, *(point["accuracy"] for point in points))
     return float(max(lowest - _MARGIN, whole - _MOST_LOST))
+
+
+def _most_shown(regimes: Regimes, lowest: float) -> float:
+    """Return where the axis ends: a little beyond the last point above the picture's edge."""
+    points = [point for found in regimes.values() for curve in found["curves"].values() for point in curve]
+    return float(
+        1.05 * max(point["flops_saved"] for point in points if point["accuracy"] >= lowest) + _MARGIN
+    )
 
 
 def _draw_regime(axes: Axes, found: Mapping[str, Any]) -> None:
@@ -93,7 +103,7 @@ def plot_exit_accuracies(regimes: Regimes, path: Path) -> None:
                     [row["block"] for row in rows], [row[head]["value"] for row in rows],
                     color=color, marker=marker, markersize=4, linestyle=style, label=f"{title}, {name}",
                 )  # fmt: skip
-        axes.set_title(f"{supervision} labels" if supervision == "hard" else supervision)
+        axes.set_title("Labels only (hard)" if supervision == "hard" else "Labels and distillation")
         axes.set_xlabel("Exit after block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_ylabel("Accuracy if all images leave here")
