@@ -15,6 +15,7 @@ VERBS = (
     "evaluate",
     "compare",
     "noise",
+    "rescue",
     "predict",
     "inspect",
     "card",
