@@ -1,11 +1,14 @@
 """Tests of `quee compare`."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
 
+from quee_hf import QuEEForImageClassification
 from quee_hf.baselines import BASELINES
+from quee_hf.build.rebuild import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,26 @@ def test_other_settings_start_anew(compared, quee):
     result = quee(*arguments, "--gate-epochs", "1", "--methods", "oracle")
     assert set(json.loads(result.stdout)["methods"]) == {"quee", "oracle"}
     assert (output / "quee-0.safetensors").stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize(
+    "changed", [{"gate_hidden_size": 7}, {"cost_model": "flops"}, {"gate_features": "confidence"}], ids=str
+)
+def test_another_config_with_the_same_heads_starts_anew(compared, built, quee, tmp_path, changed):
+    arguments, output, _ = compared
+    shutil.copytree(output, tmp_path / "comparison")
+    shutil.copytree(built / "model", tmp_path / "model")
+    model = QuEEForImageClassification.from_pretrained(tmp_path / "model")
+    rebuild(model, **changed).save_pretrained(tmp_path / "model")
+    again = [*arguments, "--methods", "oracle", "--seeds", "1"]
+    again[1], again[again.index(output)] = tmp_path / "model", tmp_path / "comparison"
+    before = (output / "quee-0.safetensors").read_bytes()
+    result = quee(*again)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "comparison" / "quee-0.safetensors").read_bytes() != before
+    if "cost_model" in changed:
+        costs = load_file(tmp_path / "comparison" / "oracle-0.safetensors")["cost"]
+        assert set(costs.unique().tolist()) <= set(rebuild(model, **changed).router.costs.tolist())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from quee_hf.baselines import GateData, Sweep
-from quee_hf.blueprint import segment_costs, uniform_paths
+from quee_hf.blueprint import gate_spec, segment_costs, uniform_paths
 from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted, OwnGates
 from quee_hf.build.comparison_pictures import draw_classes, draw_clusters, draw_comparison
 from quee_hf.build.files import cached_tensors, write_json, write_text
@@ -114,7 +114,8 @@ def compare(
         for name, images in (("test", test), ("validation", validation))
     )
     move(model, torch.device("cpu"))
-    key = f"{identity} {test.fingerprint} {validation.fingerprint} {plan.gate_epochs} {library_versions()}"
+    images = f"{test.fingerprint} {validation.fingerprint}"
+    key = f"{identity} {_routing(model)} {images} {plan.gate_epochs} {library_versions()}"
     fits = _fit_all(model, plan, validation, (known.routable, outputs), output, key)
     full_path = ~outputs.routable.is_wrong[:, model.router.tree.exact_nodes[-1]]
     sweeps = {name: [one.sweep for one in fitted] for name, fitted in fits.items()}
@@ -158,6 +159,13 @@ def _identity(model: QuEEForImageClassification) -> str:
         if not name.startswith("gates."):
             digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _routing(model: QuEEForImageClassification) -> str:
+    """Return what of a config decides how images are routed by the same outputs: gates and costs."""
+    spec = gate_spec(model.config, model.router.tree)
+    gates = (model.config.gate_type, spec.features, spec.hidden_size, spec.path_embedding_size)
+    return repr((*gates, model.router.costs.tolist()))
 
 
 def _outputs(
