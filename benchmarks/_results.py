@@ -6,10 +6,7 @@ from typing import Any
 
 from _timing import RESULTS
 
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+from quee_hf.tables import markdown_table
 
 
 def _accuracy(entry: dict[str, Any]) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _results import markdown_table
 from assets import EXPERIMENTS, ROOT, RUNS, chosen_names
 
 from quee_hf.build.comparison_methods import CLUSTER_METHODS, DEFAULT_METHODS
+from quee_hf.tables import markdown_table
 
 QUEE = Path(sys.executable).parent / "quee"
 LEVELS = "6,5,4"

@@ -5,6 +5,7 @@ from typing import Any
 
 from quee_hf.build.rescue_analysis import MAIN_ROW
 from quee_hf.build.rescue_plan import FLOAT
+from quee_hf.tables import markdown_table
 
 _NOT_SAID = "not said"
 _EARLY, _UNLIMITED = "ssa-adaptive-distilled", "ssa-adaptive-distilled-unlimited"
@@ -36,7 +37,7 @@ def claims_table(result: Row) -> str:
     regimes = result["regimes"]
     titles = ["", "paper", *regimes]
     rows = [*_heads_and_steps(result), *_leaving_early(regimes), *_beside_control(result)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *rows))
+    return markdown_table(titles, rows)
 
 
 def state_claims(result: Row) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from quee_hf.build.rescue_claims import claims_table, state_claims
 from quee_hf.diagnostics.rescue_report import control_table
+from quee_hf.tables import markdown_table
 
 _NUM_CLASSES = 10
 _PAPER_ROWS = {
@@ -87,7 +88,7 @@ def _ablation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 "" if name == "baseline" else _points(row["difference"]),
             ]
         )
-    return _markdown(titles, lines)
+    return markdown_table(titles, lines)
 
 
 def _describe(name: str) -> list[str]:
@@ -103,7 +104,7 @@ def _step_table(steps: Mapping[str, Mapping[str, Any]]) -> str:
     for name, found in steps.items():
         head, _, step = name.partition(": ")
         rows.append([_NAMES[head], step, _points(found)])
-    return _markdown(["", "step", "adds"], rows)
+    return markdown_table(["", "step", "adds"], rows)
 
 
 def _equal_table(beside: Mapping[str, Mapping[str, Any]]) -> str:
@@ -118,7 +119,7 @@ def _equal_table(beside: Mapping[str, Mapping[str, Any]]) -> str:
         for row, compared in found["equal_flops"].items()
         for effect in compared["difference"]
     ]
-    return _markdown(["", "", "quantized", "full precision", "difference", "from fit to fit"], rows)
+    return markdown_table(["", "", "quantized", "full precision", "difference", "from fit to fit"], rows)
 
 
 def _head_table(regimes: Mapping[str, Mapping[str, Any]]) -> str:
@@ -133,7 +134,7 @@ def _head_table(regimes: Mapping[str, Mapping[str, Any]]) -> str:
         for name, found in regimes.items()
         for row in found["exit_accuracy"]
     ]
-    return _markdown(["", "after block", "supervision", "CLS", "SSA", "SSA less CLS, points"], rows)
+    return markdown_table(["", "after block", "supervision", "CLS", "SSA", "SSA less CLS, points"], rows)
 
 
 def _anatomy(result: Mapping[str, Any]) -> list[str]:
@@ -149,9 +150,9 @@ def _anatomy(result: Mapping[str, Any]) -> list[str]:
         classes.append(f"- {name}: {top}")
     return [
         "Row (v). Median margin of the whole network's probabilities, first fit:",
-        _markdown(["", "both right", "rescue", "loss", "both wrong"], margins),
+        markdown_table(["", "both right", "rescue", "loss", "both wrong"], margins),
         "Accuracy of images that leave early and of the others, first fit, %:",
-        _markdown(["", "images", "share, %", "leaving early", "whole network"], groups),
+        markdown_table(["", "images", "share, %", "leaving early", "whole network"], groups),
         f"The {_NUM_CLASSES} classes with most rescues, rescued−lost, summed over fits:",
         "\n".join(classes),
     ]
@@ -166,10 +167,6 @@ def _group(name: str, group: str, found: Mapping[str, Any]) -> list[str]:
 def _median(found: Mapping[str, Any]) -> str:
     value = found["probability"]["median"]
     return "" if value is None else f"{value:.3f}"
-
-
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *rows])
 
 
 def _with_range(found: Mapping[str, Any]) -> str:

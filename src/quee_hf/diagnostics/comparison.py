@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from quee_hf.baselines import Sweep
 from quee_hf.diagnostics.curves import accuracy_at_cost, area_under_curve, cost_at_accuracy, draw_weights
 from quee_hf.diagnostics.report import rounded
+from quee_hf.tables import markdown_table
 
 Floats = NDArray[np.float64]
 
@@ -146,21 +147,18 @@ def comparison_table(
         *(f"cost at −{100 * float(drop):g} points" for drop in drops),
         *(f"{name} at −0.5 points" for name in other_costs),
     ]
-    order = sorted(comparison, key=lambda name: -comparison[name]["area"]["value"])
-    lines = [titles, ["---"] * len(titles)]
-    for name in order:
-        found = comparison[name]
-        lines.append(
-            [
-                name,
-                _percent_text(found["area"]),
-                "" if name == reference else _percent_text(found["area_difference"]),
-                *(_percent_text(found["accuracy_at_cost"][cost]) for cost in costs),
-                *(_number_text(found["cost_at_drop"][drop]) for drop in drops),
-                *(_number_text(rows[name]["cost_at_drop"]["0.005"]) for rows in other_costs.values()),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [
+            name,
+            _percent_text(found["area"]),
+            "" if name == reference else _percent_text(found["area_difference"]),
+            *(_percent_text(found["accuracy_at_cost"][cost]) for cost in costs),
+            *(_number_text(found["cost_at_drop"][drop]) for drop in drops),
+            *(_number_text(others[name]["cost_at_drop"]["0.005"]) for others in other_costs.values()),
+        ]
+        for name, found in sorted(comparison.items(), key=lambda item: -item[1]["area"]["value"])
+    ]
+    return markdown_table(titles, rows)
 
 
 def _percent_text(described: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from quee_hf.plots import scale_as_cosine
+from quee_hf.tables import markdown_table
 
 COSINES = {"token_cosine": "tokens", "class_cosine": "class token", "mean_patch_cosine": "mean patch"}
 # Title, vertical axis, and lines, of each panel.
@@ -46,18 +47,17 @@ def noise_table(profile: Mapping[str, Any], against: Mapping[int, Sequence[str]]
     titles = ["block", "noise / signal", "over its neighbours'", "INR", "against an exit",
               *(f"cosine, {name}" for name in COSINES.values()),
               "largest magnitude", "over the blocks' median", "kurtosis"]  # fmt: skip
-    lines = [titles, ["---"] * len(titles)]
-    for row in profile["blocks"]:
-        lines.append(
-            [
-                str(row["block"]),
-                *(number_text(row[name]) for name in ("noise_ratio", "noise_jump", "inr")),
-                ", ".join(against[row["block"]]),
-                *(f"{row[name]:.4f}" for name in COSINES),
-                *(number_text(row[name]) for name in ("largest", "largest_ratio", "kurtosis")),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [
+            str(row["block"]),
+            *(number_text(row[name]) for name in ("noise_ratio", "noise_jump", "inr")),
+            ", ".join(against[row["block"]]),
+            *(f"{row[name]:.4f}" for name in COSINES),
+            *(number_text(row[name]) for name in ("largest", "largest_ratio", "kurtosis")),
+        ]
+        for row in profile["blocks"]
+    ]
+    return markdown_table(titles, rows)
 
 
 def number_text(value: float | None) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quee_hf.tables import markdown_table
+
 _TITLES = {
     "both_right": "both right",
     "rescue": "rescue: early right, full wrong",
@@ -26,7 +28,7 @@ def rescue_table(described: Mapping[str, Any]) -> str:
         ),
         ["net: rescue − loss", f"{net_count:+d}", _points(net)],
     ]
-    return "\n\n".join([_markdown(["", "images", "%, 95 % interval"], rows), _test_text(described)])
+    return "\n\n".join([markdown_table(["", "images", "%, 95 % interval"], rows), _test_text(described)])
 
 
 def control_table(compared: Mapping[str, Any]) -> str:
@@ -46,11 +48,7 @@ def control_table(compared: Mapping[str, Any]) -> str:
         ["net", *(_points(side["net"]) for side in sides), _points(difference["net"])],
         ["McNemar's p", *(f"{side['p_value']:.2g}" for side in sides), ""],
     ]
-    return _markdown(["% of images, 95 % interval", "quantized", "full precision", "difference"], rows)
-
-
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *rows])
+    return markdown_table(["% of images, 95 % interval", "quantized", "full precision", "difference"], rows)
 
 
 def _number(share: float) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from quee_hf.configuration import QuEEConfig
 from quee_hf.intervals import wilson_interval
+from quee_hf.tables import markdown_table
 
 _SMALLEST_STEP = 0.005  # of cost, between rows of the table
 _COST_UNITS = {
@@ -117,7 +118,7 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     return (
         "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
         f"Measured on {points[0]['num_images']} images{_used(config)}. Other images cost and err differently:"
-        f" these are measurements, not guarantees.\n\n{_table(header, rows)}"
+        f" these are measurements, not guarantees.\n\n{markdown_table(header, rows)}"
     )
 
 
@@ -137,8 +138,9 @@ def _test(config: QuEEConfig, _repo_id: str | None) -> str:
     ]
     is_known = any(role["role"] == "gate training" for role in _recorded_roles(config))
     used = "none of those that it was made with" if is_known else "what it was made with is not recorded"
-    return f"## On test images\n\n{test['num_images']} images of {test['data']}; {used}.\n\n" + _table(
-        ["cost_lambda", "mean cost", "accuracy (95 %)"], rows
+    return (
+        f"## On test images\n\n{test['num_images']} images of {test['data']}; {used}.\n\n"
+        + markdown_table(["cost_lambda", "mean cost", "accuracy (95 %)"], rows)
     )
 
 
@@ -156,7 +158,7 @@ def _networks(config: QuEEConfig, _repo_id: str | None) -> str:
                 ]
                 for entry in entries
             ]
-            parts.append(_table([title, "block", "cost", "accuracy (95 %)"], rows))
+            parts.append(markdown_table([title, "block", "cost", "accuracy (95 %)"], rows))
     if not parts:
         return ""
     data = f"On images of {measured['data']}.\n\n" if "data" in measured else ""
@@ -193,8 +195,9 @@ def _gates(config: QuEEConfig, _repo_id: str | None) -> str:
     ]
     header = ["gate after block", "RMSE (of a constant)", "AUROC", "of max probability", "ECE"]
     return (
-        f"## Gates\n\n{_table(header, rows)}\n\nRMSE is to what the gates were taught, over all paths; AUROC"
-        " ranks images by the predicted error of leaving at once; ECE is the calibration of that prediction."
+        f"## Gates\n\n{markdown_table(header, rows)}\n\nRMSE is to what the gates were taught, over all"
+        " paths; AUROC ranks images by the predicted error of leaving at once; ECE is the calibration of that"
+        " prediction."
     )
 
 
@@ -213,7 +216,7 @@ def _roles(config: QuEEConfig, _repo_id: str | None) -> str:
     note = ""
     if config.scheme is not None and any(role["role"] == "calibration images" for role in roles):
         note = f"\n\nOf the calibration images, {config.scheme.num_images} were used."
-    return f"## Which images played which role\n\n{_table(['role', 'images', 'source'], rows)}{note}"
+    return f"## Which images played which role\n\n{markdown_table(['role', 'images', 'source'], rows)}{note}"
 
 
 def _limits(config: QuEEConfig, _repo_id: str | None) -> str:
@@ -276,8 +279,3 @@ def _accuracy(described: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
