@@ -25,6 +25,7 @@ SETTINGS = {
     "dinov2-cifar10": ["--exits", "3,5,7,9,12"],
     "clip-tinyimagenet": ["--exits", "5,7,9,10,11,12", "--first-level", "any", "--max-paths", "84"],
 }
+VIEWS = ["--head-views", "3"]  # mirrored and cropped copies of a photograph show the same
 # With 200 classes, clusters of all paths' probabilities take longer than everything else together.
 _ALL = (*DEFAULT_METHODS, "quee-seeing-test")
 METHODS = {"dinov2-cifar10": (*_ALL, *CLUSTER_METHODS), "clip-tinyimagenet": _ALL}
@@ -32,6 +33,8 @@ PICTURES = ("comparison", "classes", "clusters")
 RESULTS = ROOT / "docs" / "results"
 EXPECTED = ("oracle", "quee", "jei-dnn", "max-probability", "dqnet-gate", "static")  # from best to worst
 NEAR = 0.002  # of the full path's accuracy, that routing may lose at the cost of a lower width
+CEILINGS = ("oracle", "quee-seeing-test")  # know what no gate does
+NEAR_COST = 0.02  # so near, curves begin together
 SHOWN = ("best-path", "dqnet-gate", "max-probability", "quee-paper", "quee", "quee-seeing-test", "oracle")
 
 
@@ -44,7 +47,15 @@ def compare(name: str) -> dict[str, Any]:
     """Build a model and compare on its test images, or do what is left of it."""
     experiment, folder = EXPERIMENTS[name](), RUNS / "comparison" / name
     sources = ["--train", experiment["train"], "--validation", experiment["validation"]]
-    settings = ["--recipe", experiment["recipe"], "--levels", LEVELS, *SETTINGS[name], *experiment["options"]]
+    settings = [
+        "--recipe",
+        experiment["recipe"],
+        "--levels",
+        LEVELS,
+        *SETTINGS[name],
+        *VIEWS,
+        *experiment["options"],
+    ]
     run("build", "--model", experiment["model"], *sources, *settings, "--output", folder / "build")
     images = ["--data", experiment["test"], "--validation", experiment["validation"]]
     if experiment["options"]:
@@ -58,7 +69,7 @@ def compare(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "title": experiment["title"],
-        "settings": " ".join(SETTINGS[name]),
+        "settings": " ".join([*SETTINGS[name], *VIEWS]),
         "table": (folder / "comparison.md").read_text(encoding="utf-8"),
         **json.loads((folder / "comparison.json").read_text(encoding="utf-8")),
     }
@@ -90,6 +101,8 @@ def describe(result: Mapping[str, Any]) -> str:
         " from few images, that to gates that saw the test images; what exits do not know, the last step.",
         _goals(result),
         _order(result),
+        _above(result),
+        _limits(result),
         "## Gates",
         "How well gates predict the error of leaving at once, on test images, the mean over fits; RMSE is to"
         " outcomes, over all paths that they score.",
@@ -150,16 +163,59 @@ def _cost(described: Mapping[str, Any]) -> str:
 
 
 def _order(result: Mapping[str, Any]) -> str:
-    """Say where the order of areas is not the expected one."""
+    """Say where the order of areas is not the expected one, and what else differs there."""
     areas = {name: 100 * result["methods"][name]["area"]["value"] for name in EXPECTED}
     odd = [
-        f"{worse} is {areas[worse] - areas[better]:.2f} points of area above {better}"
+        f"- {worse} is {areas[worse] - areas[better]:.2f} points of area above {better}. "
+        + _beside(result, worse, better)
         for position, better in enumerate(EXPECTED)
         for worse in EXPECTED[position + 1 :]
         if areas[worse] > areas[better]
     ]
-    return f"Expected order: {' > '.join(EXPECTED)}. " + (
-        f"Otherwise here: {'; '.join(odd)}." if odd else "So it is here."
+    expected = f"Expected order of areas: {' > '.join(EXPECTED)}."
+    return "\n".join([expected, "", *odd] if odd else [f"{expected} So it is here."])
+
+
+def _beside(result: Mapping[str, Any], first: str, second: str) -> str:
+    """Compare two methods point by point where both are."""
+    starts = [min(point["cost"] for point in result["methods"][name]["curve"]) for name in (first, second)]
+    parts = []
+    if abs(starts[0] - starts[1]) > NEAR_COST:
+        parts.append(
+            f"It begins at cost {starts[0]:.3f}, {second} at {starts[1]:.3f}; where a method has no point,"
+            " its area does not grow."
+        )
+    for width in result["static"]:
+        found = [
+            result["methods"][name]["accuracy_at_cost"][f"{width['cost']:g}"] for name in (first, second)
+        ]
+        if None not in [one["value"] for one in found]:
+            texts = " against ".join(_interval(one) for one in found)
+            parts.append(f"At cost {width['cost']:.3f}: {texts} %.")
+    return " ".join(parts)
+
+
+def _above(result: Mapping[str, Any]) -> str:
+    """Say which methods have a larger area than `quee`."""
+    found = [
+        f"{name} ({_interval(method['area_difference'])})"
+        for name, method in result["methods"].items()
+        if name not in CEILINGS and method["area"]["value"] > result["methods"]["quee"]["area"]["value"]
+    ]
+    return (
+        f"Areas above that of quee, in points: {', '.join(found)}." if found else "No area is above quee's."
+    )
+
+
+def _limits(result: Mapping[str, Any]) -> str:
+    """Say what a reader must know of the methods before comparing them."""
+    dearest = max(point["cost"] for point in result["methods"]["jei-dnn"]["curve"])
+    return (
+        "Heads of cls-ee and jei-dnn learn from the images for gates, a few thousand; all others share the"
+        f" heads of the build. The dearest setting of jei-dnn costs {dearest:.3f}; above, its figures are"
+        " that setting's. next-best-step has a set of gates for every λ, and needs new ones when costs"
+        " change. Curves keep the settings that no other beats on the test images themselves, which"
+        " flatters methods with many settings close together a little: random and next-best-step most."
     )
 
 

@@ -174,7 +174,7 @@ def test_limit_spreads_over_all_classes(root, tmp_path):
 
 def test_model_with_exits_keeps_them(root, tmp_path):
     wrapped = QuEEForImageClassification.from_backbone(
-        root / "model", exit_blocks=[1, 3], levels=["fp32", "bf16"]
+        root / "model", exit_blocks=[1, 3], levels=["fp32", "bf16"], head_type="linear"
     )
     with torch.no_grad():
         wrapped.heads[0].network.weight.fill_(0.25)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file
+from tests.builds import write_classifier
 
 from quee_hf import QuEEForImageClassification
 from quee_hf.baselines import BASELINES
@@ -27,7 +28,15 @@ def compared(root, built, tmp_path_factory):
 
 def test_every_method_is_there(compared):
     _, output, found = compared
-    assert set(found["methods"]) == {"quee", "quee-paper", "lra-ee", "static", "jei-dnn", *BASELINES}
+    assert set(found["methods"]) == {
+        "quee",
+        "quee-paper",
+        "lra-ee",
+        "static",
+        "cls-ee",
+        "jei-dnn",
+        *BASELINES,
+    }
     assert json.loads((output / "comparison.json").read_text()) == found
     assert "| oracle |" in (output / "comparison.md").read_text()
     for picture in ("comparison.png", "classes.png"):
@@ -73,9 +82,9 @@ def test_what_is_static_and_other_costs_are_described(compared):
 
 
 def test_nothing_beats_the_oracle(compared):
-    """But what has heads of its own."""
+    """But what has heads of its own does, perhaps."""
     areas = {name: method["area"]["value"] for name, method in compared[2]["methods"].items()}
-    del areas["jei-dnn"]
+    del areas["jei-dnn"], areas["cls-ee"]
     assert areas["oracle"] == pytest.approx(max(areas.values()))
 
 
@@ -121,6 +130,58 @@ def test_another_config_with_the_same_heads_starts_anew(compared, built, quee, t
     if "cost_model" in changed:
         costs = load_file(tmp_path / "comparison" / "oracle-0.safetensors")["cost"]
         assert set(costs.unique().tolist()) <= set(rebuild(model, **changed).router.costs.tolist())
+
+
+def test_images_prepared_in_another_way_are_run_anew(compared, built, quee, tmp_path):
+    arguments, output, _ = compared
+    shutil.copytree(output, tmp_path / "comparison")
+    shutil.copytree(built / "model", tmp_path / "model")
+    settings = tmp_path / "model" / "preprocessor_config.json"
+    found = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**found, "image_mean": [0.1, 0.9, 0.2], "do_normalize": True}))
+    again = [*arguments, "--methods", "oracle", "--seeds", "1"]
+    again[1], again[again.index(output)] = tmp_path / "model", tmp_path / "comparison"
+    result = quee(*again)
+    assert result.exit_code == 0, result.stderr
+    name = "test-outputs.safetensors"
+    before, after = (
+        load_file(folder / name)["routable_logits"] for folder in (output, tmp_path / "comparison")
+    )
+    assert not before.equal(after)
+
+
+def test_a_model_with_gates_of_another_type_is_compared_with_quees(compared, built, quee, tmp_path):
+    arguments, _, _ = compared
+    shutil.copytree(built / "model", tmp_path / "model")
+    model = QuEEForImageClassification.from_pretrained(tmp_path / "model")
+    rebuild(model, gate_type="lra", gate_features="spatial").save_pretrained(tmp_path / "model")
+    again = [*arguments, "--methods", "oracle", "--seeds", "1"]
+    again[1] = tmp_path / "model"
+    again[again.index("--output") + 1] = tmp_path / "comparison"
+    result = quee(*again)
+    assert result.exit_code == 0, result.stderr
+    names = load_file(tmp_path / "comparison" / "quee-0.safetensors")
+    assert any("path.weight" in name for name in names)
+    assert not any("thresholds" in name for name in names)
+
+
+@pytest.mark.parametrize(("exits", "levels"), [([3], ["fp32", "bf16"]), ([3], ["fp32"])], ids=str)
+def test_one_exit_has_no_gates_to_train(compared, built, quee, tmp_path, exits, levels):
+    arguments, _, _ = compared
+    shutil.copytree(built / "model", tmp_path / "model")
+    backbone = tmp_path / "backbone"
+    write_classifier(backbone)
+    model = QuEEForImageClassification.from_backbone(
+        backbone, exit_blocks=exits, levels=levels, first_level="any"
+    )
+    model.config.trained_parts = ["heads"]
+    model.save_pretrained(tmp_path / "model")
+    again = [*arguments, "--seeds", "1"]
+    again[1] = tmp_path / "model"
+    again[again.index("--output") + 1] = tmp_path / "comparison"
+    result = quee(*again)
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["methods"]) >= 16
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,13 @@
 """Tests of gate training: the loss against loops, and gates that learn what can be learned."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tests.reference.training import gate_loss as reference_gate_loss
 from tests.tiny import NUM_LABELS, VARIANTS, generator, predict_errors, quantize_fast, randomize, wrap
 from tests.training.problem import arguments, changed, noisy_copies, outputs, state
@@ -11,7 +17,7 @@ from quee_hf import ErrorTargets, GateTrainer, NotReadyError, QuEEForImageClassi
 from quee_hf.diagnostics.calibration import error_auroc
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
 from quee_hf.exits.reading import ExitReading
-from quee_hf.training.gates import GateExamples, gate_loss
+from quee_hf.training.gates import GateExamples, gate_arguments, gate_loss, gate_scores
 
 
 def untrained(**fields):
@@ -99,6 +105,27 @@ class TestLearning:
         # Answers that are sure of themselves are right; among the unsure, chance decides: an order of about 0.9.
         wrong = test.is_wrong[:, depth_one]
         assert error_auroc(errors[:, depth_one - first].numpy(), wrong.numpy()) > 0.8
+
+    def test_lra_gates_learn_what_their_features_tell(self, tmp_path):
+        """As much as a logistic regression, though features differ a hundredfold in size."""
+        model = untrained(gate_type="lra")
+
+        def made(count, seed):
+            found, noise = outputs(model, count, seed), torch.randn(count, 1, generator=generator(seed))
+            return replace(found, variance=50 + 5 * noise + 3 * found.is_wrong.float())
+
+        train, test = made(2000, 1), made(1000, 2)
+        rates = gate_arguments("lra")
+        trainer(model, tmp_path, train=train, evaluation=made(500, 3), **rates).train()
+        for gate in model.gates.numbers:
+            node = model.router.tree.exact_nodes[gate - 1]
+            with torch.no_grad():
+                scores = gate_scores(model, model.summarize(test.readings()))[:, gate - 1]
+            known, unseen = (model.summarize(part.readings())[:, node].numpy() for part in (train, test))
+            is_wrong = [part.is_wrong[:, node].numpy() for part in (train, test)]
+            best = make_pipeline(StandardScaler(), LogisticRegression(C=1e4)).fit(known, is_wrong[0])
+            expected = log_loss(is_wrong[1], best.predict_proba(unseen)[:, 1])
+            assert log_loss(is_wrong[1], 1 - scores.numpy()) < 1.03 * expected
 
     def test_nothing_but_the_gates_changes(self, tmp_path):
         model = untrained()

@@ -26,7 +26,8 @@ class _Choice:
         depth = len(tree.paths[-1])
         self.paths = [node for node in tree.descendants(self.start) if len(tree.paths[node]) == depth]
         self.costs = data.router.costs.cpu()[self.paths]
-        levels = torch.tensor([tree.paths[node][1:] for node in self.paths])  # (paths, segments)
+        rows = [tree.paths[node][1:] for node in self.paths]
+        levels = torch.tensor(rows, dtype=torch.long)  # (paths, segments)
         # A path is worth the sum of what the controller gives its levels.
         self.codes = functional.one_hot(levels, len(data.levels)).flatten(1).float()
 
@@ -54,6 +55,9 @@ def by_bit_controller(data: GateData) -> Method:
         public code's draws at evaluation are an argmax.
     """
     choice = _Choice(data)
+    if len(choice.paths) == 1:  # there is nothing to choose
+        only = torch.tensor(choice.paths)[:, None]
+        return lambda outputs: leave_at(only.expand(-1, len(outputs)), outputs, data.router.costs)
     known = [(choice.features(part), choice.losses(part)) for part in (data.training, data.stopping)]
     controllers = []
     for penalty in PENALTIES:

@@ -98,11 +98,11 @@ def train_jointly(
     """
     nodes = data.router.tree.exact_nodes
     prices = cost_lambda * data.router.costs.cpu()[nodes]
-    gates = JointGates(len(nodes) - 1)
-    modules = nn.ModuleList([heads, gates])
     num_steps = 2 * _TURN * max(1, round(num_epochs * len(data.training) / _BATCH_SIZE / 2 / _TURN))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(data.seed)
+        gates = JointGates(len(nodes) - 1)
+        modules = nn.ModuleList([heads, gates])
         halves = map(data.training.select, torch.randperm(len(data.training)).tensor_split(2))
         for_heads, for_gates, held_out = (_Images.of(part, nodes[-1]) for part in (*halves, data.stopping))
         rates = {heads: _HEAD_RATE, gates: _GATE_RATE}

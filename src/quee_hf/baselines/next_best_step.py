@@ -18,6 +18,7 @@ from quee_hf.routing.router import ROOT
 _FEATURES = GATE_FEATURES["confidence"]
 _HIDDEN_SIZE, _EMBEDDING_SIZE = 32, 8  # as the gates that it is compared with
 _LEARNING_RATE, _NUM_EPOCHS, _BATCH_SIZE, _PATIENCE = 5e-3, 40, 128, 5
+_CHUNK = 128  # images judged at once: each takes lambdas x options x hidden numbers
 
 
 class _Depth(NamedTuple):
@@ -76,7 +77,9 @@ def by_next_best_step(data: GateData) -> Method:
     gates = [_train(place, data) for place in tqdm(places, desc="Training next-best-step", unit="gate")]
 
     def method(outputs: PathOutputs) -> Sweep:
-        return leave_at(_walk(data.router.tree, gates, outputs), outputs, data.router.costs)
+        chunks = torch.arange(len(outputs)).split(_CHUNK)
+        nodes = [_walk(data.router.tree, gates, outputs.select(chunk)) for chunk in chunks]
+        return leave_at(torch.cat(nodes, dim=1), outputs, data.router.costs)
 
     return method
 
@@ -130,8 +133,7 @@ def _train(place: _Depth, data: GateData) -> _Gates:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            with torch.no_grad():
-                losses = _losses(gates, *held_out)
+            losses = _held_out_losses(gates, *held_out)
             is_better = losses < best
             best = torch.where(is_better, losses, best)
             for saved, part in zip(kept, gates.parameters(), strict=True):
@@ -143,6 +145,14 @@ def _train(place: _Depth, data: GateData) -> _Gates:
             for saved, part in zip(kept, gates.parameters(), strict=True):
                 part.copy_(saved)
     return gates
+
+
+@torch.no_grad()
+def _held_out_losses(gates: _Gates, features: Tensor, values: Tensor) -> Tensor:
+    """Return what `_losses` does, chunk by chunk."""
+    chunks = torch.arange(len(features)).split(_CHUNK)
+    losses = [_losses(gates, features[chunk], values[:, chunk]) * len(chunk) for chunk in chunks]
+    return torch.stack(losses).sum(dim=0) / len(features)
 
 
 def _losses(gates: _Gates, features: Tensor, values: Tensor) -> Tensor:

@@ -1,42 +1,41 @@
 """Compare a model's gates with other ways to route it: fit all on the same images, sweep, resample."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from quee_hf.baselines import GateData, Sweep
-from quee_hf.blueprint import gate_spec, segment_costs, uniform_paths
-from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted, OwnGates
+from quee_hf.blueprint import gate_spec
+from quee_hf.build.comparison_findings import (
+    at_other_costs,
+    classes_at_most_lost,
+    describe_own,
+    describe_widths,
+)
+from quee_hf.build.comparison_methods import CLUSTER_METHODS, METHODS, OWN, Fitted
 from quee_hf.build.comparison_pictures import draw_classes, draw_clusters, draw_comparison
 from quee_hf.build.files import cached_tensors, write_json, write_text
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
 from quee_hf.build.roles import positions
-from quee_hf.configuration import COST_MODELS
 from quee_hf.data import LabelledImages, count_shared_images
 from quee_hf.diagnostics.comparison import COSTS, compare_sweeps, comparison_table
-from quee_hf.diagnostics.gate_quality import describe_gates
-from quee_hf.diagnostics.report import describe_classes, describe_uniform, rounded
 from quee_hf.diagnostics.static_paths import AllOutputs, as_tensors, collect_all_outputs, from_tensors
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError, NotReadyError
-from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.routing.costs import path_costs
 from quee_hf.training.exit_heads import collect_pooled
 
-_MOST_LOST = 0.01  # of accuracy, where classes are described
-_FEWER_RESAMPLES = 300  # where intervals stand beside others
+_HEAD_INPUTS = ("pooled", "class_tokens")
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
 
 
@@ -107,7 +106,7 @@ def compare(
     if shared := count_shared_images(test, validation):
         raise BadDatasetError(f"{shared} of the test images are among those to learn from.")
     output.mkdir(parents=True, exist_ok=True)
-    identity = _identity(model)
+    identity = f"{_identity(model)} {_preparation(image_processor)}"
     move(model, choose_device(plan.device))
     outputs, known = (
         _outputs(output / f"{name}-outputs.safetensors", model, images, image_processor, plan, identity)
@@ -119,10 +118,9 @@ def compare(
     fits = _fit_all(model, plan, validation, (known.routable, outputs), output, key)
     full_path = ~outputs.routable.is_wrong[:, model.router.tree.exact_nodes[-1]]
     sweeps = {name: [one.sweep for one in fitted] for name, fitted in fits.items()}
-    widths = _describe_widths(model, outputs.uniform)
+    widths = describe_widths(model, outputs.uniform)
     costs = sorted({*COSTS, *(width["cost"] for width in widths)})
     methods = compare_sweeps(sweeps, OWN, full_path.numpy(), costs=costs)
-    full_accuracy = float(full_path.double().mean())
     result: dict[str, Any] = {
         "data": {"source": plan.data, "num_images": len(test), "fingerprint": test.fingerprint},
         "validation": {"source": plan.validation, "num_images": len(validation)},
@@ -131,12 +129,12 @@ def compare(
         "levels": model.level_list,
         "exit_blocks": list(model.config.exit_blocks),
         "versions": library_versions(),
-        "full_path_accuracy": full_accuracy,
+        "full_path_accuracy": float(full_path.double().mean()),
         "static": widths,
         "methods": methods,
-        "other_costs": _at_other_costs(model, sweeps, full_path.numpy()),
-        "gates": _describe_own(model, fits, outputs.routable),
-        "classes": _describe_classes(model, fits, outputs.routable, full_accuracy - _MOST_LOST),
+        "other_costs": at_other_costs(model, sweeps, full_path.numpy()),
+        "gates": describe_own(model, fits, outputs.routable),
+        "classes": classes_at_most_lost(model, fits, known.routable, outputs.routable),
     }
     _write(result, output)
     return result
@@ -161,6 +159,11 @@ def _identity(model: QuEEForImageClassification) -> str:
     return digest.hexdigest()
 
 
+def _preparation(image_processor: Any) -> str:
+    """Return what an image processor does to images."""
+    return json.dumps(image_processor.to_dict(), sort_keys=True, default=str)
+
+
 def _routing(model: QuEEForImageClassification) -> str:
     """Return what of a config decides how images are routed by the same outputs: gates and costs."""
     spec = gate_spec(model.config, model.router.tree)
@@ -178,15 +181,16 @@ def _outputs(
 ) -> AllOutputs:
     def make() -> dict[str, Tensor]:
         prepared = images.with_processor(image_processor)
-        found = collect_all_outputs(model, prepared, batch_size=plan.batch_size)
-        tensors = as_tensors(found)
+        tensors = as_tensors(collect_all_outputs(model, prepared, batch_size=plan.batch_size))
         if model.config.num_exits > 1:
-            tensors["pooled"] = collect_pooled(model, prepared, batch_size=plan.batch_size)
+            found = collect_pooled(model, prepared, batch_size=plan.batch_size)
+            tensors |= dict(zip(_HEAD_INPUTS, found, strict=True))
         return tensors
 
     tensors = cached_tensors(path, f"{identity} {images.fingerprint}", make)
     outputs = from_tensors(tensors)
-    return replace(outputs, routable=replace(outputs.routable, pooled=tensors.get("pooled")))
+    pooled, class_tokens = (tensors.get(name) for name in _HEAD_INPUTS)
+    return replace(outputs, routable=replace(outputs.routable, pooled=pooled, class_tokens=class_tokens))
 
 
 def _fit(path: Path, key: str, run: Callable[[], Fitted]) -> Fitted:
@@ -223,74 +227,3 @@ def _fit_all(
                 fits[name].append(_fit(path, f"{key} {name} {seed}", run))
                 bar.update()
     return fits
-
-
-def _describe_widths(model: QuEEForImageClassification, uniform: PathOutputs) -> list[dict[str, Any]]:
-    """Return what the whole network costs and achieves at each level."""
-    described = describe_uniform(model, uniform)
-    return [{"level": row["path"][0], "cost": row["cost"], "accuracy": row["accuracy"]} for row in described]
-
-
-def _at_other_costs(
-    model: QuEEForImageClassification, sweeps: Mapping[str, Sequence[Sweep]], full_path: NDArray[np.bool_]
-) -> dict[str, Any]:
-    """Compare the same routes by what they cost under other cost models than the one they were made for."""
-    config, found = model.config, {}
-    paths = [*model.paths, *uniform_paths(config)]
-    for name in COST_MODELS:
-        if name != config.cost_model and (name != "latency" or config.cost_table is not None):
-            costs = path_costs(paths, segment_costs(config, name))
-            changed = {
-                method: [sweep._replace(cost=costs[sweep.node]) for sweep in made]
-                for method, made in sweeps.items()
-            }
-            compared = compare_sweeps(changed, OWN, full_path, num_resamples=_FEWER_RESAMPLES)
-            found[name] = {
-                method: {key: row[key] for key in ("area", "accuracy_at_cost", "cost_at_drop")}
-                for method, row in compared.items()
-            }
-    return found
-
-
-def _describe_own(
-    model: QuEEForImageClassification, fits: Mapping[str, list[Fitted]], outputs: PathOutputs
-) -> dict[str, list[dict[str, Any]]]:
-    """Return how well each method's gates predict errors, the mean over fits, for gates of QuEE's kind."""
-    described = {}
-    for name, fitted in fits.items():
-        method = METHODS[name]
-        if isinstance(method, OwnGates):
-            models = [method.restore(model, one.gates) for one in fitted]
-            described[name] = _mean([describe_gates(fresh, outputs) for fresh in models])
-    return described
-
-
-def _mean(found: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the mean of each number; `None` if one is missing."""
-    means = []
-    for gate in zip(*found, strict=True):
-        columns = {name: [one[name] for one in gate] for name in gate[0]}
-        means.append(
-            {
-                name: None if None in values else rounded(sum(values) / len(values))
-                for name, values in columns.items()
-            }
-        )
-        means[-1]["exit_block"] = gate[0]["exit_block"]
-    return means
-
-
-def _describe_classes(
-    model: QuEEForImageClassification, fits: Mapping[str, list[Fitted]], outputs: PathOutputs, least: float
-) -> dict[str, Any]:
-    """Return what becomes of each class at the cheapest lambda that is accurate enough, in the first fit."""
-    own = METHODS[OWN]
-    assert isinstance(own, OwnGates)
-    sweep = fits[OWN][0].sweep
-    accurate = [
-        value
-        for value, is_correct in zip(DEFAULT_LAMBDAS, sweep.is_correct, strict=True)
-        if is_correct.double().mean() >= least
-    ]
-    fresh = own.restore(model, fits[OWN][0].gates)
-    return describe_classes(fresh, outputs, max(accurate, default=0.0))

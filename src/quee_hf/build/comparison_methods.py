@@ -13,19 +13,21 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from quee_hf.baselines import BASELINES, Fit, GateData, Sweep
+from quee_hf.baselines.class_token import train_class_heads
+from quee_hf.baselines.confidence import certainty, threshold_exits
 from quee_hf.baselines.joint_training import LAMBDAS, leave_by_gates, train_jointly
 from quee_hf.baselines.sweep import leave_at
-from quee_hf.blueprint import segment_costs, uniform_paths
+from quee_hf.blueprint import head_spec, segment_costs, uniform_paths
 from quee_hf.build.rebuild import rebuild
 from quee_hf.build.training import Schedule, fit_gates
 from quee_hf.diagnostics.report import as_sweep, route_images
 from quee_hf.diagnostics.static_paths import AllOutputs
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
-from quee_hf.exits.heads import ExitHead
+from quee_hf.exits.heads import ExitHead, cls_head
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.costs import path_costs
 from quee_hf.training.error_targets import ErrorTargets
-from quee_hf.training.gates import GATE_ARGUMENTS
+from quee_hf.training.gates import gate_arguments
 
 _GATES = "gates."
 
@@ -45,14 +47,14 @@ class OwnGates:
     """How QuEE's gates are fitted.
 
     Args:
-        fields: Of the model's config, where they are to differ.
+        fields: Of the model's config, where they are to differ, and the type of gate.
         has_clusters: Whether gates learn error rates of clusters, as in the paper, or each image's outcome.
         num_clusters: Of them; chosen by calibration error if not given.
         sees_test: Whether gates learn from the test images themselves: a ceiling, not a method. What it gains
             is lost to learning from few images; what the oracle gains beyond, exits do not know.
     """
 
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=lambda: {"gate_type": "error_predictor"})
     has_clusters: bool = False
     num_clusters: int | None = None
     sees_test: bool = False
@@ -72,9 +74,11 @@ class OwnGates:
                     fresh, training.select(order[0]), num_clusters=self.num_clusters, seed=data.seed
                 )
                 training = training.select(order[1])
-            schedule = Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], data.seed)
+            rate = gate_arguments(fresh.config.gate_type)["learning_rate"]
+            schedule = Schedule(num_epochs, rate, data.seed)
             parts = (training, training if self.sees_test else data.stopping)
-            fit_gates(fresh, parts, schedule, Path(folder) / "checkpoints", targets=targets)
+            if fresh.gates.numbers:  # else there is nothing to decide
+                fit_gates(fresh, parts, schedule, Path(folder) / "checkpoints", targets=targets)
         sweep = as_sweep(route_images(fresh, test.routable, DEFAULT_LAMBDAS))
         tensors = {name: value for name, value in fresh.state_dict().items() if name.startswith(_GATES)}
         return Fitted(sweep, tensors)
@@ -88,7 +92,10 @@ class OwnGates:
         return fresh
 
     def _fresh(self, model: QuEEForImageClassification) -> QuEEForImageClassification:
-        return rebuild(model, **self.fields)
+        fields = dict(self.fields)
+        if model.config.gate_type != fields["gate_type"]:
+            fields.setdefault("gate_features", None)  # the model's are for gates of its own type
+        return rebuild(model, **fields)
 
 
 def _static(model: QuEEForImageClassification, _data: GateData, test: AllOutputs, _num_epochs: int) -> Fitted:
@@ -117,6 +124,27 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
     return Fitted(leave_by_gates(settings, model.router, routable), {})
 
 
+def _class_token(
+    model: QuEEForImageClassification, data: GateData, test: AllOutputs, _num_epochs: int
+) -> Fitted:
+    """Train heads on the class token of each exit, and leave where their entropy is low."""
+    routable, exits = test.routable, model.router.tree.exact_nodes[:-1]
+    if routable.class_tokens is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(data.seed)
+            heads = nn.ModuleList(cls_head(head_spec(model.config)) for _ in exits)
+
+        def compute(tokens: Tensor) -> Tensor:
+            outputs = [head(tokens[:, i]) for i, head in enumerate(heads)]
+            return torch.stack([model.as_logits(part) for part in outputs], dim=1)
+
+        train_class_heads(heads, compute, data)
+        with torch.inference_mode():
+            logits = routable.logits.index_copy(1, torch.tensor(exits), compute(routable.class_tokens))
+        routable = replace(routable, logits=logits)
+    return Fitted(threshold_exits(model.router, routable, score=certainty), {})
+
+
 def _head_logits(model: QuEEForImageClassification, pooled: Tensor) -> Tensor:
     """Return the logits of all heads but the last, `(images, exits - 1, labels)`."""
     heads = [cast(ExitHead, head).network for head in model.heads[:-1]]
@@ -140,6 +168,7 @@ METHODS: dict[str, Run] = {
     "quee-paper": _PAPERS,
     "lra-ee": OwnGates({"gate_type": "lra", "gate_features": "spatial"}),
     "static": _static,
+    "cls-ee": _class_token,
     "jei-dnn": _joint,
     **{name: _baseline(fit) for name, fit in BASELINES.items()},
 }

@@ -17,7 +17,7 @@ from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.gates import LRAGates
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.thresholds import search_thresholds_within
-from quee_hf.training.gates import GATE_ARGUMENTS, gate_scores
+from quee_hf.training.gates import gate_arguments, gate_scores
 
 NUM_SETTINGS = 60  # budgets for which thresholds are chosen, from all FLOPs to those of the first exit
 # Of the validation images: gates and thresholds, early stopping of gates, choice of the operating point.
@@ -100,7 +100,7 @@ def fit_routes(
 
 def gate_schedule(num_epochs: int, seed: int) -> Schedule:
     """Return how gates are trained."""
-    return Schedule(num_epochs, GATE_ARGUMENTS["learning_rate"], seed)
+    return Schedule(num_epochs, gate_arguments("lra")["learning_rate"], seed)
 
 
 def _fit_thresholds(model: QuEEForImageClassification, known: PathOutputs) -> Tensor:

@@ -27,7 +27,7 @@ from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
 from quee_hf.training.exit_heads import HEAD_ARGUMENTS, ExitFeatures, collect_exit_features
-from quee_hf.training.gates import GATE_ARGUMENTS
+from quee_hf.training.gates import gate_arguments
 
 _BATCH_SIZE = 128  # of `recommended_arguments`
 _PATIENCE = 5  # epochs without a lower held-out loss
@@ -194,7 +194,8 @@ def train_gates(
     if recipe.gate_targets == "cluster":
         clusters = parts["error clusters"]
         targets = ErrorTargets.fit(model, clusters, num_clusters=recipe.num_clusters, seed=recipe.seed)
-    schedule = Schedule(recipe.gate_epochs, GATE_ARGUMENTS["learning_rate"], recipe.seed)
+    rate = gate_arguments(model.config.gate_type)["learning_rate"]
+    schedule = Schedule(recipe.gate_epochs, rate, recipe.seed)
     fit_gates(
         model, (parts["gate training"], parts["gate early stopping"]), schedule, checkpoints, targets=targets
     )

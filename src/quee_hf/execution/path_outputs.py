@@ -21,9 +21,10 @@ class PathOutputs:
     logits: Tensor  # (images, paths, labels), float32
     variance: Tensor  # (images, paths), float32, as `quee_hf.exits.reading.spatial_variance` gives it
     labels: Tensor  # (images,), int64
-    pooled: Tensor | None = (
-        None  # (images, exits - 1, size): what the trainable heads read, where it is needed
-    )
+    # Where baselines that train heads need it: what the trainable heads read, (images, exits - 1, size), and
+    # the normalised class tokens there, (images, exits - 1, hidden).
+    pooled: Tensor | None = None
+    class_tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,8 +41,8 @@ class PathOutputs:
 
     def select(self, indices: Tensor) -> "PathOutputs":
         """Return the outputs of some of the images."""
-        pooled = None if self.pooled is None else self.pooled[indices]
-        return PathOutputs(self.logits[indices], self.variance[indices], self.labels[indices], pooled)
+        parts = (self.logits, self.variance, self.labels, self.pooled, self.class_tokens)
+        return PathOutputs(*(None if part is None else part[indices] for part in parts))  # type: ignore[arg-type]
 
     def of_paths(self, nodes: list[int]) -> "PathOutputs":
         """Return the outputs of some of the paths."""

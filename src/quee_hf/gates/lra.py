@@ -52,9 +52,19 @@ class LRAGates(nn.Module):
     def logits(self, gate: int, seen: Tensor) -> Tensor:
         """Map summaries of the exits passed, `(..., gate, summary)`, to the logit of being right, `(...)`."""
         layer = cast(nn.Linear, self.layers[str(gate)])
-        features = GATE_FEATURES[self._features].features(seen, self._num_labels)
-        logits: Tensor = layer(features.to(layer.weight.dtype)).float().squeeze(-1)
+        logits: Tensor = layer(self.describe(seen).to(layer.weight.dtype)).float().squeeze(-1)
         return logits
+
+    def describe(self, seen: Tensor) -> Tensor:
+        """Map summaries of the exits passed, `(..., gate, summary)`, to a gate's features."""
+        return GATE_FEATURES[self._features].features(seen, self._num_labels)
+
+    @torch.no_grad()
+    def set_layer(self, gate: int, weight: Tensor, bias: float) -> None:
+        """Give a gate its weights, `(features,)`."""
+        layer = cast(nn.Linear, self.layers[str(gate)])
+        layer.weight.copy_(weight[None])
+        layer.bias.fill_(bias)
 
     def threshold(self, gate: int, cost_lambda: Tensor) -> Tensor:
         """Return what the sigmoid must reach for an image to leave, `(batch,)`, for lambdas `(batch,)`."""

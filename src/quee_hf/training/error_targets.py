@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sklearn.cluster import KMeans
 
 CANDIDATE_CLUSTERS = (5, 10, 20, 40, 70)
+_NUDGE = 1e-9  # far below what any target differs from another by
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def choose_num_clusters(
 ) -> int:
     """Return the number of clusters whose targets are best calibrated on a held-out half.
 
+    Images of one cluster have the same target. Which of them fall in which bin is left to chance: averaged,
+    they would hide the noise that each bin has, the more the fewer clusters there are.
+
     Source:
         Regol et al. 2024 (arXiv:2406.14404), §7.2.
     """
@@ -116,9 +120,10 @@ def choose_num_clusters(
     fitted, held_out = outputs.select(order[::2]), outputs.select(order[1::2])
     candidates = [count for count in candidates if count <= len(fitted)] or [1]
     is_wrong = held_out.is_wrong.numpy()
+    nudges = _NUDGE * np.random.default_rng(seed).random(is_wrong.shape)
     errors = []
     for count in tqdm(candidates, desc="Choosing the number of clusters", unit="candidate"):
-        targets = ErrorTargets(_fit_clusters(fitted, count, seed))(held_out).numpy()
+        targets = np.abs(ErrorTargets(_fit_clusters(fitted, count, seed))(held_out).numpy() - nudges)
         per_path = [
             expected_calibration_error(targets[:, i], is_wrong[:, i]) for i in range(targets.shape[1])
         ]

@@ -1,6 +1,6 @@
 """`ExitHeadTrainer`: train all exit heads together on the frozen backbone."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from tempfile import TemporaryFile
 from typing import Any, cast
 
@@ -49,14 +49,19 @@ class ExitFeatures(TensorRows):
         super().__init__({"selected": selected, "labels": labels, **taught})
 
 
+def _trainable_exits(model: QuEEForImageClassification, pixel_values: Tensor) -> Iterator[Tensor]:
+    """Yield the tokens at each exit but the last, at the most exact level."""
+    hidden = model.embed(pixel_values)
+    for segment in range(model.config.num_exits - 1):
+        hidden = model.run_segment(segment, model.exact_level, hidden)
+        yield hidden
+
+
 @torch.no_grad()
 def select_trainable_exits(model: QuEEForImageClassification, pixel_values: Tensor) -> Tensor:
     """Return what each head but the last reads, at the most exact level: `(batch, exits - 1, ...)`."""
-    hidden, selected = model.embed(pixel_values), []
-    for segment in range(model.config.num_exits - 1):
-        hidden = model.run_segment(segment, model.exact_level, hidden)
-        selected.append(model.select_exit(segment, hidden))
-    return torch.stack(selected, dim=1)
+    exits = enumerate(_trainable_exits(model, pixel_values))
+    return torch.stack([model.select_exit(index, hidden) for index, hidden in exits], dim=1)
 
 
 @torch.no_grad()
@@ -108,17 +113,28 @@ def collect_exit_features(
     return ExitFeatures(selected, torch.cat(labels).long(), torch.cat(taught) if taught else None)
 
 
+@torch.no_grad()
 def collect_pooled(
     model: QuEEForImageClassification, dataset: Dataset[Any], *, batch_size: int = 64
-) -> Tensor:
-    """Return what the last layers of the trainable heads read, `(images, exits - 1, size)`, float32."""
-    pooled = []
+) -> tuple[Tensor, Tensor]:
+    """Return what heads could read, of a model with two exits or more, with a progress bar.
+
+    Returns:
+        What the last layers of the trainable heads read, `(images, exits - 1, size)`, and the normalised
+        class tokens there, `(images, exits - 1, hidden)`, float32.
+    """
+    pooled, class_tokens = [], []
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Pooling exits", unit="batch"):
-        selected = select_trainable_exits(model, batch["pixel_values"].to(model.device))
-        with torch.no_grad():
-            rows = [cast(ExitHead, head).pool(selected[:, i]) for i, head in enumerate(model.heads[:-1])]
+        exits = list(_trainable_exits(model, batch["pixel_values"].to(model.device)))
+        rows = [
+            cast(ExitHead, head).pool(model.select_exit(index, exits[index]))
+            for index, head in enumerate(model.heads[:-1])
+        ]
         pooled.append(torch.stack(rows, dim=1).float().cpu())
-    return torch.cat(pooled)
+        class_tokens.append(
+            torch.stack([model.trunk.norm(hidden)[:, 0] for hidden in exits], dim=1).float().cpu()
+        )
+    return torch.cat(pooled), torch.cat(class_tokens)
 
 
 def _allocate(shape: Sequence[int]) -> Tensor:

@@ -21,12 +21,18 @@ from quee_hf.training.arguments import (
     with_own_columns,
 )
 from quee_hf.training.error_targets import ErrorTargets
+from quee_hf.training.logistic import logistic_regression
 from quee_hf.training.rows import TensorRows, collate
 from quee_hf.training.trainer import QuEETrainer
 
-# Gates are small and their features few: they take a higher rate than heads, and more epochs.
-GATE_ARGUMENTS = {"learning_rate": 2e-3, "num_train_epochs": 60}
+_NUM_EPOCHS = 60  # gates are small and their features few: they take more epochs than heads
+_LEARNING_RATES = {"error_predictor": 2e-3, "lra": 1e-4}  # LRA-EE's gates start from the best answer
 _RIGHT = 0.5  # targets below it count as right where thresholds are chosen
+
+
+def gate_arguments(gate_type: str) -> dict[str, Any]:
+    """Return the fields of `TrainingArguments` that suit a type of gate."""
+    return {"learning_rate": _LEARNING_RATES[gate_type], "num_train_epochs": _NUM_EPOCHS}
 
 
 class GateExamples(TensorRows):
@@ -67,6 +73,22 @@ def _mean_error(logits: Tensor, wanted: Tensor, kind: str) -> Tensor:
 
 
 @torch.no_grad()
+def solve_linear_gates(model: QuEEForImageClassification, examples: GateExamples) -> None:
+    """Give LRA-EE's gates the weights of least logistic loss, in place.
+
+    A linear gate has one best answer. Its three features differ in size by orders of magnitude, and two say
+    nearly the same: descent at one rate for all weights takes very long to find it.
+    """
+    gates, nodes = model.gates, model.router.tree.exact_nodes
+    assert isinstance(gates, LRAGates)
+    for gate in gates.numbers:
+        features = gates.describe(examples.summaries[:, nodes[:gate]]).double().cpu().numpy()
+        right = 1 - examples.targets[:, nodes[gate - 1]].double().cpu().numpy()
+        weight, bias = logistic_regression(features, right)
+        gates.set_layer(gate, torch.from_numpy(weight), bias)
+
+
+@torch.no_grad()
 def fit_thresholds(model: QuEEForImageClassification, examples: GateExamples) -> None:
     """Choose the thresholds of LRA-EE's gates for each of `DEFAULT_LAMBDAS`, in place."""
     gates, nodes = model.gates, model.router.tree.exact_nodes
@@ -101,7 +123,7 @@ class GateTrainer(QuEETrainer):
 
     Args:
         model: Quantized, with trained heads.
-        args: `recommended_arguments("gates", **GATE_ARGUMENTS)` if not given.
+        args: `recommended_arguments("gates", **gate_arguments(model.config.gate_type))` if not given.
         targets: What to teach; each image's own outcome if not given.
         train_dataset: Unseen images, items `{"pixel_values", "labels"}`, or their collected `PathOutputs`.
         eval_dataset: The same, for early stopping.
@@ -123,7 +145,8 @@ class GateTrainer(QuEETrainer):
         early_stopping_patience: int = 5,
         **kwargs: Any,
     ) -> None:
-        args = with_own_columns(args or recommended_arguments("gates", **GATE_ARGUMENTS))
+        given = args or recommended_arguments("gates", **gate_arguments(model.config.gate_type))
+        args = with_own_columns(given)
         self.targets = targets or ErrorTargets.outcomes()
         examples = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         for role, data in examples.items():
@@ -143,6 +166,9 @@ class GateTrainer(QuEETrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the gates, and say so in the model's config."""
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model.gates, LRAGates) and "gates" not in model.config.trained_parts:
+            solve_linear_gates(model, cast(GateExamples, self.train_dataset))
         with marked_as_trained(self.model, "gates", lambda: self.state.global_step > 0):
             result = super().train(*args, **kwargs)
             model = self.accelerator.unwrap_model(self.model)
