@@ -20,12 +20,10 @@ from quee_hf.tables import markdown_table
 
 QUEE = Path(sys.executable).parent / "quee"
 LEVELS = "6,5,4"
-# Exits of the CLIP-style model are of little use before block 7, and 5 bits throughout lose little.
 SETTINGS = {
-    "dinov2-cifar10": ["--exits", "3,5,7,9,12"],
-    "clip-tinyimagenet": ["--exits", "5,7,9,10,11,12", "--first-level", "any", "--max-paths", "84"],
+    "dinov2-cifar10": [],
+    "clip-tinyimagenet": ["--first-level", "any", "--max-paths", "84"],  # 5 bits throughout lose little
 }
-VIEWS = ["--head-views", "3"]  # mirrored and cropped copies of a photograph show the same
 # With 200 classes, clusters of all paths' probabilities take longer than everything else together.
 _ALL = (*DEFAULT_METHODS, "quee-seeing-test")
 METHODS = {"dinov2-cifar10": (*_ALL, *CLUSTER_METHODS), "clip-tinyimagenet": _ALL}
@@ -47,16 +45,9 @@ def compare(name: str) -> dict[str, Any]:
     """Build a model and compare on its test images, or do what is left of it."""
     experiment, folder = EXPERIMENTS[name](), RUNS / "comparison" / name
     sources = ["--train", experiment["train"], "--validation", experiment["validation"]]
-    settings = [
-        "--recipe",
-        experiment["recipe"],
-        "--levels",
-        LEVELS,
-        *SETTINGS[name],
-        *VIEWS,
-        *experiment["options"],
-    ]
-    run("build", "--model", experiment["model"], *sources, *settings, "--output", folder / "build")
+    settings = ["--recipe", experiment["recipe"], "--levels", LEVELS, *SETTINGS[name]]
+    words = [*sources, *settings, *experiment["options"], "--output", folder / "build"]
+    run("build", "--model", experiment["model"], *words)
     images = ["--data", experiment["test"], "--validation", experiment["validation"]]
     if experiment["options"]:
         images += ["--match-labels", "numbers"]
@@ -69,7 +60,7 @@ def compare(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "title": experiment["title"],
-        "settings": " ".join([*SETTINGS[name], *VIEWS]),
+        "settings": " ".join(settings),
         "table": (folder / "comparison.md").read_text(encoding="utf-8"),
         **json.loads((folder / "comparison.json").read_text(encoding="utf-8")),
     }
@@ -81,7 +72,7 @@ def describe(result: Mapping[str, Any]) -> str:
     data, classes, name = result["data"], result["classes"], result["name"]
     setting = (
         f"{data['num_images']} test images; exits after blocks {_joined(result['exit_blocks'])}, levels"
-        f" {_joined(result['levels'])} (`quee build {result['settings']}`, all else as by default); costs by"
+        f" {_joined(result['levels'])} (`quee build {result['settings']}`); costs by"
         f" `{result['cost_model']}`, relative to the whole network at {result['levels'][0]} bits. Gates and"
         f" baselines learnt from {result['validation']['num_images']} images that the backbone had not seen,"
         f" {result['num_seeds']} times on other divisions; intervals (95 %) are over test images and fits."
