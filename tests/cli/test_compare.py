@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file
-from tests.builds import write_classifier
+from tests.builds import write_classifier, write_images
+from tests.cli.conftest import words
 
 from quee_hf import QuEEForImageClassification
 from quee_hf.baselines import BASELINES
@@ -130,6 +131,19 @@ def test_another_config_with_the_same_heads_starts_anew(compared, built, quee, t
     if "cost_model" in changed:
         costs = load_file(tmp_path / "comparison" / "oracle-0.safetensors")["cost"]
         assert set(costs.unique().tolist()) <= set(rebuild(model, **changed).router.costs.tolist())
+
+
+def test_a_few_images_are_too_few_to_learn_from(compared, root, quee, tmp_path):
+    arguments, _, _ = compared
+    few = tmp_path / "few"
+    write_images(few, 8, seed=77)
+    again = [*arguments]
+    again[again.index("--validation") + 1] = few
+    again[again.index("--output") + 1] = tmp_path / "comparison"
+    result = quee(*again)
+    assert result.exit_code == 2
+    assert "at least 10 images, got 8" in words(result.stderr)
+    assert not (tmp_path / "comparison").exists()
 
 
 def test_images_prepared_in_another_way_are_run_anew(compared, built, quee, tmp_path):

@@ -36,6 +36,7 @@ from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.training.exit_heads import collect_pooled
 
 _HEAD_INPUTS = ("pooled", "class_tokens")
+_FEWEST_IMAGES = 10  # of which two tell when to stop
 _SHARES = (0.8, 0.2)  # of the images to learn from: for learning, and to tell when to stop
 
 
@@ -105,6 +106,8 @@ def compare(
     test, validation = (read_matching(source, model, plan, say) for source in (plan.data, plan.validation))
     if shared := count_shared_images(test, validation):
         raise BadDatasetError(f"{shared} of the test images are among those to learn from.")
+    if len(validation) < _FEWEST_IMAGES:
+        raise BadDatasetError(f"Gates learn from at least {_FEWEST_IMAGES} images, got {len(validation)}.")
     output.mkdir(parents=True, exist_ok=True)
     identity = f"{_identity(model)} {_preparation(image_processor)}"
     move(model, choose_device(plan.device))
