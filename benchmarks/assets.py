@@ -100,7 +100,7 @@ def check_float(experiment: dict[str, Any], images: Any) -> dict[str, Any]:
     """Compare the float model wrapped at "fp32" with the HF model, on all test images."""
     options = {} if not experiment["options"] else {"class_embeddings": experiment["options"][1]}
     wrapped = QuEEForImageClassification.from_backbone(
-        experiment["model"], exit_blocks=[4, 6, 8, 10, 12], levels=["fp32"], **options
+        experiment["model"], exit_blocks=[12], levels=["fp32"], **options
     )
     if options:
         source = open_classifier(experiment["model"], options["class_embeddings"])
@@ -131,7 +131,7 @@ def check_float(experiment: dict[str, Any], images: Any) -> dict[str, Any]:
 def compare(model: QuEEForImageClassification, outputs: Any, full_accuracy: float) -> dict[str, Any]:
     """Compare routing with max-probability thresholds on the same heads at the most exact level."""
     routed = route_images(model, outputs, DEFAULT_LAMBDAS)
-    correct, cost = (part.numpy() for part in as_sweep(routed))
+    correct, cost = (part.numpy() for part in as_sweep(routed)[:2])
     thresholds = threshold_exits(model.router, outputs)
     other_correct, other_cost = thresholds.is_correct.numpy(), thresholds.cost.numpy()
     curves = {
