@@ -98,20 +98,18 @@ class TestClusters:
 
 
 class TestChoosingTheNumber:
-    def test_the_best_calibrated_candidate_wins_with_ties_in_any_order(self, model, validation):
+    def test_the_candidate_nearest_to_the_held_out_outcomes_wins(self, model, validation):
         candidates = [1, 3, 12]
         order = torch.randperm(120, generator=generator(0))
         fitted, held_out = validation.select(order[::2]), validation.select(order[1::2])
-        chance, errors = np.random.default_rng(0).random(held_out.is_wrong.shape), []
+        errors = []
         for count in candidates:
             targets = ErrorTargets.fit(model, fitted, num_clusters=count)(held_out).numpy()
-            of_paths = []
-            for path in range(targets.shape[1]):
-                ranked = np.lexsort((-chance[:, path], targets[:, path]))
-                gaps = (targets - held_out.is_wrong.numpy())[ranked, path]
-                of_paths.append(sum(abs(part.sum()) for part in np.array_split(gaps, 15)) / len(gaps))
-            errors.append(np.mean(of_paths))
+            errors.append(np.mean((targets - held_out.is_wrong.numpy()) ** 2))
         assert choose_num_clusters(validation, candidates) == candidates[int(np.argmin(errors))]
+
+    def test_one_cluster_knows_least_however_well_it_is_calibrated(self, model):
+        assert choose_num_clusters(outputs(model, 1000), [1, 20]) == 20
 
     def test_is_repeatable(self, model, validation):
         assert choose_num_clusters(validation, [1, 3, 12]) == choose_num_clusters(validation, [1, 3, 12])

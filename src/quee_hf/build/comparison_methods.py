@@ -49,7 +49,7 @@ class OwnGates:
     Args:
         fields: Of the model's config, where they are to differ, and the type of gate.
         has_clusters: Whether gates learn error rates of clusters, as in the paper, or each image's outcome.
-        num_clusters: Of them; chosen by calibration error if not given.
+        num_clusters: Of them; chosen by their error on held-out images if not given.
         sees_test: Whether gates learn from the test images themselves: a ceiling, not a method. What it gains
             is lost to learning from few images; what the oracle gains beyond, exits do not know.
     """

@@ -43,7 +43,7 @@ class Recipe:
         gate_features: What gates see: "confidence", "history", "probabilities" or "spatial"; what suits the
             gate if not given.
         gate_targets: "outcome" or "cluster".
-        num_clusters: Clusters per path; chosen by calibration error if not given.
+        num_clusters: Clusters per path; chosen by their error on held-out images if not given.
         head_epochs: Most epochs of training the exit heads.
         gate_epochs: Most epochs of training the gates.
         gate_fraction: Share of the validation images that gates are trained on; the others measure.
