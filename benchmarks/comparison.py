@@ -20,10 +20,6 @@ from quee_hf.tables import markdown_table
 
 QUEE = Path(sys.executable).parent / "quee"
 LEVELS = "6,5,4"
-SETTINGS = {
-    "dinov2-cifar10": [],
-    "clip-tinyimagenet": ["--first-level", "any", "--max-paths", "84"],  # 5 bits throughout lose little
-}
 # With 200 classes, clusters of all paths' probabilities take longer than everything else together.
 _ALL = (*DEFAULT_METHODS, "quee-seeing-test")
 METHODS = {"dinov2-cifar10": (*_ALL, *CLUSTER_METHODS), "clip-tinyimagenet": _ALL}
@@ -45,7 +41,7 @@ def compare(name: str) -> dict[str, Any]:
     """Build a model and compare on its test images, or do what is left of it."""
     experiment, folder = EXPERIMENTS[name](), RUNS / "comparison" / name
     sources = ["--train", experiment["train"], "--validation", experiment["validation"]]
-    settings = ["--recipe", experiment["recipe"], "--levels", LEVELS, *SETTINGS[name]]
+    settings = ["--recipe", experiment["recipe"], "--levels", LEVELS]
     words = [*sources, *settings, *experiment["options"], "--output", folder / "build"]
     run("build", "--model", experiment["model"], *words)
     images = ["--data", experiment["test"], "--validation", experiment["validation"]]
