@@ -131,11 +131,13 @@ def _goals(result: Mapping[str, Any]) -> str:
         found = _accuracy_at(result, "quee", width)
         above, near = found - width["accuracy"], full - found
         is_reached = above > 0 and near <= NEAR
+        verdict = "as wanted" if is_reached else "not as wanted"
         lines.append(
             f"- At the cost of {width['level']} bits, routing is {100 * above:+.2f} points above that width"
-            f" and {100 * near:+.2f} points under the full path: {'as' if is_reached else 'not as'} wanted (at"
-            f" most {100 * NEAR:g} under). {'' if is_reached else _missing(result, width)}".rstrip()
+            f" and {100 * near:+.2f} points under the full path: {verdict} (at most {100 * NEAR:g} under)."
         )
+        if not is_reached:
+            lines[-1] += f" {_missing(result, width)}"
     cost = result["methods"]["quee"]["cost_at_drop"]["0.005"]
     lines.append(f"- At 0.5 points under the full path it costs {_cost(cost)} of it.")
     oracle = result["methods"]["oracle"]["cost_at_drop"]["0.005"]
@@ -149,10 +151,10 @@ def _missing(result: Mapping[str, Any], width: Mapping[str, Any]) -> str:
     best, paper, own, seeing, oracle = (_accuracy_at(result, name, width) for name in names)
     return (
         f"An oracle has {100 * oracle:.2f} % there. Gates that know the test images gain"
-        f" {100 * (seeing - own):.2f} points, so that is all that more images to learn from could give; the"
-        f" paper's targets and features lose {100 * (own - paper):.2f}; the set of paths has"
-        f" {100 * (best - width['accuracy']):+.2f} over the width for all images alike. What is missing beyond"
-        " is what exits before the last do not know."
+        f" {100 * (seeing - own):.2f} points: more images to learn from could give no more. The paper's"
+        f" targets and features lose {100 * (own - paper):.2f}. One path for all images has"
+        f" {100 * (best - width['accuracy']):+.2f} over the width. What is missing beyond is what exits"
+        " before the last do not know."
     )
 
 
