@@ -101,8 +101,8 @@ def describe(result: Mapping[str, Any]) -> str:
     if (RESULTS / f"{name}-clusters.png").exists():
         parts += [
             "## Clusters",
-            "The paper's gates, taught by the error rates of so many clusters, beside gates taught by each"
-            " image's own outcome:",
+            "The paper's gates, taught by the error rates of so many clusters, beside quee. They differ in"
+            " features and width, too, and learn from half of the images: the other half is for clusters.",
             f"![Area over clusters]({name}-clusters.png)",
         ]
     return "\n\n".join(parts) + "\n"
