@@ -116,8 +116,7 @@ def _widths(result: Mapping[str, Any]) -> str:
     methods = [name for name in SHOWN if name in result["methods"]]
     rows = []
     for width in result["static"]:
-        cells = [result["methods"][name]["accuracy_at_cost"][f"{width['cost']:g}"] for name in methods]
-        found = [_interval(cell) for cell in cells]
+        found = [_interval(_at(result, name, width)) for name in methods]
         rows.append(
             [f"{width['level']} bits", f"{width['cost']:.3f}", f"{100 * width['accuracy']:.2f}", *found]
         )
@@ -159,7 +158,13 @@ def _missing(result: Mapping[str, Any], width: Mapping[str, Any]) -> str:
 
 
 def _accuracy_at(result: Mapping[str, Any], method: str, width: Mapping[str, Any]) -> float:
-    return float(result["methods"][method]["accuracy_at_cost"][f"{width['cost']:g}"]["value"] or 0.0)
+    return float(_at(result, method, width)["value"] or 0.0)
+
+
+def _at(result: Mapping[str, Any], method: str, width: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a method's accuracy at the cost of a width, with its interval."""
+    described: Mapping[str, Any] = result["methods"][method]["accuracy_at_cost"][f"{width['cost']:g}"]
+    return described
 
 
 def _cost(described: Mapping[str, Any]) -> str:
@@ -193,9 +198,7 @@ def _beside(result: Mapping[str, Any], first: str, second: str) -> str:
             " its area does not grow."
         )
     for width in result["static"]:
-        found = [
-            result["methods"][name]["accuracy_at_cost"][f"{width['cost']:g}"] for name in (first, second)
-        ]
+        found = [_at(result, name, width) for name in (first, second)]
         if None not in [one["value"] for one in found]:
             texts = " against ".join(_interval(one) for one in found)
             parts.append(f"At cost {width['cost']:.3f}: {texts} %.")

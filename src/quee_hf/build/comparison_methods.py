@@ -115,9 +115,9 @@ def _joint(model: QuEEForImageClassification, data: GateData, test: AllOutputs, 
         return Fitted(leave_at(nodes, routable, model.router.costs), {})
     for price in tqdm(LAMBDAS, desc="Training jei-dnn", unit="price", leave=False):
         twin = rebuild(model)
-        compute = partial(_head_logits, twin)
-        trained = nn.ModuleList(cast(ExitHead, head).network for head in twin.heads[:-1])
-        gates = train_jointly(trained, compute, data, cost_lambda=price)
+        heads = nn.ModuleList(cast(ExitHead, head).network for head in twin.heads[:-1])
+        compute = partial(_head_logits, twin, heads)
+        gates = train_jointly(heads, compute, data, cost_lambda=price)
         with torch.inference_mode():
             logits = compute(routable.pooled)
             settings.append((logits, gates(logits)))
@@ -133,11 +133,7 @@ def _class_token(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(data.seed)
             heads = nn.ModuleList(cls_head(head_spec(model.config)) for _ in exits)
-
-        def compute(tokens: Tensor) -> Tensor:
-            outputs = [head(tokens[:, i]) for i, head in enumerate(heads)]
-            return torch.stack([model.as_logits(part) for part in outputs], dim=1)
-
+        compute = partial(_head_logits, model, heads)
         train_class_heads(heads, compute, data)
         with torch.inference_mode():
             logits = routable.logits.index_copy(1, torch.tensor(exits), compute(routable.class_tokens))
@@ -145,10 +141,9 @@ def _class_token(
     return Fitted(threshold_exits(model.router, routable, score=certainty), {})
 
 
-def _head_logits(model: QuEEForImageClassification, pooled: Tensor) -> Tensor:
-    """Return the logits of all heads but the last, `(images, exits - 1, labels)`."""
-    heads = [cast(ExitHead, head).network for head in model.heads[:-1]]
-    return torch.stack([model.as_logits(head(pooled[:, i])) for i, head in enumerate(heads)], dim=1)
+def _head_logits(model: QuEEForImageClassification, heads: nn.ModuleList, read: Tensor) -> Tensor:
+    """Return the logits of heads, `(images, heads, labels)`, of what each reads, `(images, heads, size)`."""
+    return torch.stack([model.as_logits(head(read[:, i])) for i, head in enumerate(heads)], dim=1)
 
 
 def _baseline(fit: Fit) -> Run:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from quee_hf.build.files import write_json, write_text
-from quee_hf.build.rescue_analysis import Fitted, analyse_regime, compare_regimes
+from quee_hf.build.rescue_analysis import Exits, Fitted, analyse_regime, compare_regimes
 from quee_hf.build.rescue_fits import RegimeFits
 from quee_hf.build.rescue_heads import KINDS, HeadKind
 from quee_hf.build.rescue_networks import NUM_NOISE_IMAGES, Networks
@@ -22,8 +22,6 @@ from quee_hf.diagnostics.pathological_exits import objections, pathological_exit
 from quee_hf.diagnostics.rescue_plot import plot_exit_accuracies, plot_routes
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import QuEEError
-
-Exits = tuple[int, ...]
 
 
 @dataclass(frozen=True)

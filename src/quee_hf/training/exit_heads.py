@@ -125,15 +125,12 @@ def collect_pooled(
     """
     pooled, class_tokens = [], []
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Pooling exits", unit="batch"):
-        exits = list(_trainable_exits(model, batch["pixel_values"].to(model.device)))
-        rows = [
-            cast(ExitHead, head).pool(model.select_exit(index, exits[index]))
-            for index, head in enumerate(model.heads[:-1])
-        ]
+        exits = _trainable_exits(model, batch["pixel_values"].to(model.device))
+        tokens = [model.trunk.norm(hidden) for hidden in exits]
+        heads = [cast(ExitHead, head) for head in model.heads[:-1]]
+        rows = [head.pool(head.select(part)) for head, part in zip(heads, tokens, strict=True)]
         pooled.append(torch.stack(rows, dim=1).float().cpu())
-        class_tokens.append(
-            torch.stack([model.trunk.norm(hidden)[:, 0] for hidden in exits], dim=1).float().cpu()
-        )
+        class_tokens.append(torch.stack([part[:, 0] for part in tokens], dim=1).float().cpu())
     return torch.cat(pooled), torch.cat(class_tokens)
 
 

@@ -171,7 +171,6 @@ class GateTrainer(QuEETrainer):
             solve_linear_gates(model, cast(GateExamples, self.train_dataset))
         with marked_as_trained(self.model, "gates", lambda: self.state.global_step > 0):
             result = super().train(*args, **kwargs)
-            model = self.accelerator.unwrap_model(self.model)
             if isinstance(model.gates, LRAGates):
                 fit_thresholds(model, cast(GateExamples, self.train_dataset))
             return result
