@@ -451,6 +451,17 @@ class TestRoutingArguments:
         with pytest.raises(ValueError, match="below the cheapest operating point"):
             classify("not read", target_cost=0.1)
 
+    def test_an_engine_runs_the_model(self, saved, pictures):
+        classify = pipeline(TASK, model=saved, device="cpu", engine="onnxruntime", return_routing=True)
+        assert classify.model.engine == "onnxruntime"
+        near = classify(pictures, path=[8])
+        classify.model.set_engine("torch")
+        for found, exact in zip(near, classify(pictures, path=[8]), strict=True):
+            assert found["routing"] == exact["routing"]
+            assert found["scores"][0]["score"] == pytest.approx(exact["scores"][0]["score"], abs=0.02)
+        with pytest.raises(ValueError, match="`engine` must be one of"):
+            pipeline(TASK, model=saved, device="cpu", engine="cuda")
+
     def test_target_cost_needs_operating_points(self, classify):
         with pytest.raises(ValueError, match="fit_operating_points"):
             classify("not read", target_cost=0.5)

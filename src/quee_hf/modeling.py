@@ -1,7 +1,7 @@
 """`QuEEForImageClassification`: a frozen backbone in segments, with exits, gates and several levels."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -17,12 +17,15 @@ from quee_hf.backbones.trunk import Trunk
 from quee_hf.blueprint import gate_spec, head_spec, path_tree, segment_costs
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
+from quee_hf.execution.answers import forced_output, path_of_levels, routed_output, training_output
+from quee_hf.execution.engines import REFERENCE, make_engine
+from quee_hf.execution.engines.engine import Engine
+from quee_hf.execution.engines.network import EngineNetwork
+from quee_hf.execution.network import Network
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.execution.prefix_tree import tree_forward
-from quee_hf.execution.routed import routed_forward, run_path
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
-from quee_hf.exits.loss import scaled_exit_loss
 from quee_hf.exits.reading import ExitReading, spatial_variance
 from quee_hf.gates import GATES, ErrorGates, Gates
 from quee_hf.gates.features import GATE_FEATURES
@@ -64,8 +67,10 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         self.heads = nn.ModuleList([*heads, linear_head(spec)])
         if get_family(config.backbone).is_contrastive:
             self.register_buffer("class_embeddings", torch.zeros(config.num_classes, spec.num_outputs))
+        self._engine: Engine | None = None
         self._make_gates()
         self.freeze_backbone()
+        self.register_load_state_dict_post_hook(self._release_engine)
         self.post_init()
 
     def _make_gates(self) -> None:
@@ -149,6 +154,41 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         self._make_gates()
         nn.Module.to(self.gates, self.device)
         self.train(self.training)
+
+    def set_engine(self, name: str) -> None:
+        """Choose what runs the network in evaluation mode; training and `quee_hf.quantize` do not use it.
+
+        Args:
+            name: "torch": the model's own modules, which simulate integer levels; "openvino" or
+                "onnxruntime": integer kernels on the CPU, each an extra of this package.
+
+        Raises:
+            ValueError: If there is no such engine.
+            MissingExtraError: If it is not installed.
+        """
+        self._engine = make_engine(name, self)
+
+    @property
+    def engine(self) -> str:
+        """The name of what runs the network in evaluation mode."""
+        return REFERENCE if self._engine is None else self._engine.name
+
+    @property
+    def _network(self) -> Network:
+        return self if self._engine is None else EngineNetwork(self, self._engine)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._release_engine()
+        return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; an engine is made anew, as weights may have changed."""
+        self._release_engine()
+        return cast(Self, super().train(mode))
+
+    def _release_engine(self, *_: object) -> None:
+        if self._engine is not None:
+            self._engine.release()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -260,67 +300,29 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             NotReadyError: If the model is not quantized, or its gates are not trained.
         """
         if self.training:
-            return self._training_forward(pixel_values, labels)
+            return training_output(self, self.exact_level, self.config.num_exits, pixel_values, labels)
         if cost_lambda is not None and path is not None:
             raise ValueError("Give `cost_lambda` or `path`, not both.")
         if cost_lambda is None and path is None:
             cost_lambda = self.config.cost_lambda
         if cost_lambda is None:
-            output = self._forced_forward(pixel_values, self._level_indices(path))
+            num_exits = self.config.num_exits
+            forced = path_of_levels(path, self.level_list, num_exits)
+            cost = path_cost(forced, self._current_costs()[0])
+            output = forced_output(self._network, pixel_values, forced, cost, num_exits)
         else:
-            output = self._routed_forward(pixel_values, cost_lambda)
+            self._check_gates_are_trained()
+            weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)
+            output = routed_output(self._network, pixel_values, weights)
         if output_all_paths:
-            output.all_logits = tree_forward(self, pixel_values).logits
+            output.all_logits = tree_forward(self._network, pixel_values).logits
         if labels is not None:
             output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
         return output
 
-    def _training_forward(self, pixel_values: Tensor, labels: Tensor | None) -> QuEEImageClassifierOutput:
-        hidden, logits = self.embed(pixel_values), []
-        for segment in range(self.config.num_exits):
-            hidden = self.run_segment(segment, self.exact_level, hidden)
-            logits.append(self.read_exit(segment, hidden).logits)
-        loss = None if labels is None else scaled_exit_loss(torch.stack(logits, dim=1), labels)
-        return QuEEImageClassifierOutput(loss=loss, logits=logits[-1])
-
-    def _forced_forward(self, pixel_values: Tensor, path: Path) -> QuEEImageClassifierOutput:
-        logits = run_path(self, pixel_values, path)
-        batch, unused = len(logits), self.config.num_exits - len(path)
-        row = torch.tensor([*path, *[-1] * unused], dtype=torch.int16, device=logits.device)
-        return QuEEImageClassifierOutput(
-            logits=logits,
-            exit_index=torch.full((batch,), len(path) - 1, device=logits.device),
-            path=row.repeat(batch, 1),
-            cost=torch.full((batch,), path_cost(path, self._current_costs()[0]), device=logits.device),
-            error_probability=torch.full((batch,), torch.nan, device=logits.device),
-        )
-
-    def _routed_forward(self, pixel_values: Tensor, cost_lambda: float | Tensor) -> QuEEImageClassifierOutput:
-        self._check_gates_are_trained()
-        weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)
-        routes = routed_forward(self, pixel_values, weights)
-        rows = self.router.path_rows[routes.node]
-        return QuEEImageClassifierOutput(
-            logits=routes.logits,
-            exit_index=(rows >= 0).sum(dim=1) - 1,
-            path=rows,
-            cost=self.router.costs[routes.node],
-            error_probability=routes.error,
-        )
-
     def _check_gates_are_trained(self) -> None:
         if "gates" not in self.config.trained_parts:
             raise NotReadyError("The gates are not trained: use `quee_hf.GateTrainer`, or force a `path`.")
-
-    def _level_indices(self, path: Sequence[Level] | None) -> Path:
-        levels = self.level_list
-        if path is None:
-            return (0,) * self.config.num_exits
-        if not 1 <= len(path) <= self.config.num_exits or any(level not in levels for level in path):
-            raise ValueError(
-                f"`path` must hold 1 to {self.config.num_exits} of the levels {levels}, got {list(path)}."
-            )
-        return tuple(levels.index(level) for level in path)
 
     def fit_operating_points(
         self,

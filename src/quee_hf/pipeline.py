@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported by a module `__getattr__`
 from PIL import Image
@@ -65,6 +65,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         target_cost: Highest mean cost, in [0, 1]: takes the lambda of the most accurate of the config's
             operating points that cost no more.
         path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
+        engine: What runs the network from here on, as `model.set_engine` takes it; the model's own if not
+            given.
         return_routing: Whether results tell how the image was classified.
 
     Raises:
@@ -100,11 +102,14 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         cost_lambda: float | None = None,
         target_cost: float | None = None,
         path: Sequence[Level] | None = None,
+        engine: str | None = None,
         return_routing: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Check the arguments of a call, or the defaults, and say which step each is for."""
         preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)  # type: ignore[no-untyped-call]
+        if engine is not None and engine != self.model.engine:
+            cast(Any, self.model).set_engine(engine)
         if return_routing is not None:
             postprocess["return_routing"] = bool(return_routing)
         return preprocess, self._route(cost_lambda, target_cost, path), postprocess

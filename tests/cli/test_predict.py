@@ -45,6 +45,23 @@ def test_equals_the_model(root, built, quee):
     assert printed["mean_cost"] == pytest.approx(sum(costs) / len(costs))
 
 
+def test_an_engine_gives_nearly_the_same(root, built, quee):
+    arguments = (built / "model", root / "test" / "red", "--path", "8,8,8")
+    exact, near = (
+        predict(quee, *arguments, "--engine", engine)[1]["images"] for engine in ("torch", "openvino")
+    )
+    for expected, found in zip(exact, near, strict=True):
+        assert found["path"] == expected["path"]
+        score, exact_score = (one["predictions"][0]["score"] for one in (found, expected))
+        assert score == pytest.approx(exact_score, abs=0.05)
+
+
+def test_an_unknown_engine_is_refused(root, built, quee):
+    result = quee("predict", built / "model", root / "test" / "red", "--engine", "cuda")
+    assert result.exit_code == 2
+    assert "`engine` must be one of" in words(result.stderr)
+
+
 def test_a_path_can_be_forced(root, built, quee):
     model = QuEEForImageClassification.from_pretrained(built / "model")
     level = model.level_list[-1]

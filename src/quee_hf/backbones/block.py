@@ -104,6 +104,7 @@ class Mlp(nn.Module):
         width, layout = shape.hidden_size, partial(level_set.layout, number)
         inner = shape.mlp_size * (2 if self.is_gated else 1)
         self.fc1 = MultiLevelLinear(width, inner, has_bias=True, layout=layout("fc1"))
+        self.activation_name = shape.activation
         self.activation = ACT2FN[shape.activation]
         fc2 = layout("fc2")
         kind = fc2.input_kind if self.is_gated else fc2.gelu_kind

@@ -59,6 +59,14 @@ Json = Annotated[
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=RUNNING)
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network: torch (simulates integer levels), openvino or onnxruntime (integer"
+        " kernels on the CPU).",
+        rich_help_panel=RUNNING,
+    ),
+]
 Revision = Annotated[
     str,
     typer.Option(help="Branch, tag or commit of a model on the Hub.", rich_help_panel=RUNNING),

@@ -46,6 +46,7 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list per image.")] = 1,
+    engine: options.Engine = "torch",
     revision: options.Revision = "main",
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
@@ -73,6 +74,7 @@ def predict(
         from quee_hf.cli.loading import load_model
 
         loaded = load_model(model, device, revision)
+        loaded.model.set_engine(engine)
         route = _route(loaded, cost_lambda, target_cost, path)
         result = {"model": model, **_predict(loaded, files, route, top_k, batch_size)}
     if as_json:

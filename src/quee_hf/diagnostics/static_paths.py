@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from quee_hf.blueprint import segment_costs, uniform_paths
+from quee_hf.execution.network import NetworkWrapper
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
-from quee_hf.exits.reading import ExitReading
-from quee_hf.levels import Level
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.paths import Path, PathTree, prefixes
 from quee_hf.routing.costs import path_costs
-from quee_hf.routing.router import Decision, Router
+from quee_hf.routing.router import Router
 
 
 @dataclass(frozen=True)
@@ -73,34 +72,16 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> AllOutputs:
     return AllOutputs(routable, uniform)
 
 
-class _MorePaths:
+class _MorePaths(NetworkWrapper):
     """A model with a larger path tree, for running; its gates could not score the additional paths."""
 
     def __init__(self, model: QuEEForImageClassification, more: list[Path]) -> None:
+        super().__init__(model)
         wanted = {*model.paths, *(prefix for path in more for prefix in prefixes(path))}
         paths = tuple(sorted(wanted, key=lambda path: (len(path), path)))
-        self._model = model
-        self.router = Router(PathTree(paths), path_costs(paths, segment_costs(model.config)))
+        self._router = Router(PathTree(paths), path_costs(paths, segment_costs(model.config)))
 
     @property
-    def level_list(self) -> list[Level]:
-        return self._model.level_list
-
-    @property
-    def num_labels(self) -> int:
-        return self._model.num_labels
-
-    def embed(self, pixel_values: Tensor) -> Tensor:
-        return self._model.embed(pixel_values)
-
-    def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
-        return self._model.run_segment(segment, level, hidden)
-
-    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
-        return self._model.read_exit(exit_index, hidden)
-
-    def summarize(self, reading: ExitReading) -> Tensor:
-        return self._model.summarize(reading)
-
-    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
-        return self._model.decide(depth, node, seen, cost_lambda)
+    def router(self) -> Router:
+        """All these paths, and their costs."""
+        return self._router

@@ -1,0 +1,59 @@
+"""`Engine`: what runs the parts of a model in place of its own modules."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from quee_hf.backbones.trunk import Trunk
+from quee_hf.configuration import QuEEConfig
+from quee_hf.exits.reading import ExitReading
+from quee_hf.levels import Level
+
+
+class Source(Protocol):
+    """What an engine needs of a model."""
+
+    trunk: Trunk
+    heads: nn.ModuleList
+    config: QuEEConfig
+
+    def get_buffer(self, target: str) -> Tensor:
+        """Return a tensor by its name: "class_embeddings", if heads return an embedding."""
+
+
+class Engine(ABC):
+    """Runs the embedding, the segments and the exits of a model.
+
+    What it makes of them is made at first use and kept until `release`. Results are those of the model's own
+    modules but for rounding. Where a number lies so near the middle between two codes that rounding decides,
+    what follows differs by a code here and there, as it does for any change of an input's last digit.
+
+    Args:
+        source: The model.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @abstractmethod
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Map `(batch, channels, height, width)` to tokens `(batch, tokens, hidden)`, float32."""
+
+    @abstractmethod
+    def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
+        """Run one segment, counted from 0, at a level.
+
+        Raises:
+            ValueError: If the engine cannot compute it.
+        """
+
+    @abstractmethod
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        """What an exit, counted from 0, says of each image."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Forget what was made of the model: its weights have changed."""
