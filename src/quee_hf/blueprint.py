@@ -5,11 +5,18 @@ from typing import cast
 
 from quee_hf.backbones import get_family
 from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import NotReadyError
 from quee_hf.exits.heads import HeadSpec
 from quee_hf.gates.spec import GateSpec
-from quee_hf.levels import Level, level_bits
+from quee_hf.levels import Level, is_integer_level, level_bits
 from quee_hf.paths import Path, PathRules, PathTree
 from quee_hf.routing.costs import bitops_table, flops_table
+
+
+def check_runnable(config: QuEEConfig, level: Level) -> None:
+    """Raise `NotReadyError` if a level needs quantized weights and there are none yet."""
+    if config.quantization is None and is_integer_level(level):
+        raise NotReadyError(f"Level {level} needs quantized weights; call `quee_hf.quantize` first.")
 
 
 def path_tree(config: QuEEConfig) -> PathTree:

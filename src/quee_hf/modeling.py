@@ -14,7 +14,7 @@ from quee_hf.backbones import get_family
 from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.loading import open_classifier
 from quee_hf.backbones.trunk import Trunk
-from quee_hf.blueprint import gate_spec, head_spec, path_tree, segment_costs
+from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import forced_output, path_of_levels, routed_output, training_output
@@ -151,6 +151,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         config.trained_parts = [part for part in config.trained_parts if part != "gates"]
         config.forget_measurements()
         self.trunk = trunk
+        self._release_engine()
         self._make_gates()
         nn.Module.to(self.gates, self.device)
         self.train(self.training)
@@ -182,8 +183,9 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; an engine is made anew, as weights may have changed."""
-        self._release_engine()
+        """Switch between training and evaluation; after training an engine is made anew."""
+        if mode and not self.training:
+            self._release_engine()
         return cast(Self, super().train(mode))
 
     def _release_engine(self, *_: object) -> None:
@@ -229,8 +231,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
 
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run the blocks of one segment, counted from 0, at a level."""
-        if self.config.quantization is None and not isinstance(level, str):
-            raise NotReadyError(f"Level {level} needs quantized weights; call `quee_hf.quantize` first.")
+        check_runnable(self.config, level)
         start, stop = self.config.segments[segment]
         return self.trunk.run_blocks(hidden, start, stop, level)
 
@@ -306,10 +307,9 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         if cost_lambda is None and path is None:
             cost_lambda = self.config.cost_lambda
         if cost_lambda is None:
-            num_exits = self.config.num_exits
-            forced = path_of_levels(path, self.level_list, num_exits)
+            forced = path_of_levels(path, self.level_list, self.config.num_exits)
             cost = path_cost(forced, self._current_costs()[0])
-            output = forced_output(self._network, pixel_values, forced, cost, num_exits)
+            output = forced_output(self._network, pixel_values, forced, cost, self.config.num_exits)
         else:
             self._check_gates_are_trained()
             weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)

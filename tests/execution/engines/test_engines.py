@@ -128,6 +128,21 @@ class TestModel:
         expected, found = both(model, engine, pixel_values, path=[8, 8, 8])
         assert (found.logits - expected.logits).norm() < 0.05 * expected.logits.norm()
 
+    def test_evaluation_mode_twice_compiles_once(self, engine):
+        model = routable()
+        model.set_engine(engine)
+        with torch.inference_mode():
+            model(images(1))
+            compiled = dict(model._engine._programs)
+            model.eval()(images(2))
+        assert compiled == model._engine._programs
+
+    def test_an_unquantized_model_says_what_is_missing(self, engine):
+        model = wrap(VARIANTS["vit"].build(), levels=[8]).eval()
+        model.set_engine(engine)
+        with torch.inference_mode(), pytest.raises(NotReadyError, match=r"call `quee_hf\.quantize`"):
+            model(images(1))
+
     def test_a_model_in_half_precision_runs(self, engine):
         model, pixel_values = routable(), images(2)
         with torch.inference_mode():

@@ -7,7 +7,7 @@ from typing import Any, cast
 import onnx
 from torch import Tensor
 
-from quee_hf.blueprint import image_size, num_tokens
+from quee_hf.blueprint import check_runnable, image_size, num_tokens
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.engines.engine import Engine, Source
 from quee_hf.exits.heads import ExitHead
@@ -42,6 +42,7 @@ class GraphEngine(Engine):
 
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment."""
+        check_runnable(self.source.config, level)
         return self._run((segment, level), level, lambda: self._make_segment(segment, level), hidden)[0]
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
