@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,6 +76,18 @@ class TestResults:
         with ThreadPoolExecutor(4) as pool:
             found = torch.cat(list(pool.map(classify, range(0, 32, 4))))
         torch.testing.assert_close(found, expected, **FLOATS)
+
+    def test_signals_are_handled_after_engines_are_gone(self, engine):
+        """Such as that a worker process has ended, by which data loaders live."""
+        for model in [routable(), routable()]:
+            model.set_engine(engine)
+            model(images(1))
+        del model
+        received = []
+        before = signal.signal(signal.SIGUSR1, lambda *_: received.append(True))
+        signal.raise_signal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, before)
+        assert received == [True]
 
 
 @every_engine

@@ -1,6 +1,7 @@
 """The engine "openvino": integer kernels on Intel, AMD and Arm CPUs."""
 
 import threading
+from functools import cache
 from typing import ClassVar
 
 import onnx
@@ -26,8 +27,19 @@ class OpenVINOEngine(GraphEngine):
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         if level == "fp32":
             settings["INFERENCE_PRECISION_HINT"] = "f32"
-        core = openvino.Core()
+        core = _core()
         return _Program(core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings))
+
+
+@cache
+def _core() -> openvino.Core:
+    """Return the one core of this process.
+
+    Where signals are handled is set when a core is made, and set back to what it was before when it goes: of
+    two that go in the order of their making, the second leaves an address that the first has freed, and the
+    next signal ends the process.
+    """
+    return openvino.Core()
 
 
 class _Program:
