@@ -5,11 +5,13 @@ Run: `python benchmarks/gate_cost.py`. Writes `benchmarks/results/gate_cost.json
 
 from typing import Any
 
+import numpy as np
 import torch
 from _models import dinov2_small
 from _timing import interleaved_ms, ratio, spread, write_result
 
 from quee_hf import QuEEForImageClassification
+from quee_hf.execution.network import assess_reading
 from quee_hf.exits.reading import ExitReading
 
 
@@ -19,10 +21,11 @@ def num_parameters(module: torch.nn.Module) -> int:
 
 def run_gates(model: QuEEForImageClassification, reading: ExitReading) -> None:
     """Ask every gate and decide, as if all images went to the last exit."""
-    weights, seen = torch.full((len(reading.logits),), 0.1), []
-    for gate, exact in enumerate(model.router.tree.exact_nodes[:-1], start=1):
-        seen.append(model.summarize(reading))
-        model.decide(gate, torch.full_like(weights, exact, dtype=torch.int64), torch.stack(seen, 1), weights)
+    weights, seen = np.full(len(reading.logits), 0.1, np.float32), None
+    for exit_index, exact in enumerate(model.router.tree.exact_nodes[:-1]):
+        reached = assess_reading(model, exit_index, reading, seen)
+        model.decide(exit_index + 1, np.full(len(weights), exact), reached.scores.numpy(), weights)
+        seen = reached.seen
 
 
 def measure(num_labels: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from quee_hf.execution.answers import forced_output, path_of_levels, routed_outp
 from quee_hf.execution.engines import REFERENCE, make_engine
 from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.network import EngineNetwork
-from quee_hf.execution.network import Network
+from quee_hf.execution.network import Assessment, Network, assess_reading
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.execution.prefix_tree import tree_forward
@@ -34,7 +34,7 @@ from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.paths import Path
 from quee_hf.pretrained import QuEEPreTrainedModel
 from quee_hf.routing.costs import path_cost, path_costs
-from quee_hf.routing.policy import cost_lambda_per_sample
+from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Decision, Router
 from quee_hf.routing.thresholds import decide_by_threshold, enter
 
@@ -256,22 +256,23 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
         kind = GATE_FEATURES[str(self.config.gate_features)]
         return kind.summarize(reading.logits.softmax(dim=-1), reading.variance)
 
-    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
-        """Take one step: leave, or go on at some level.
+    def score(self, depth: int, seen: Tensor) -> Tensor:
+        """What the gate after `depth` segments makes of what `summarize` gave, `(batch, depth, summary)`."""
+        return self.gates.logits(depth, seen).sigmoid()
 
-        Args:
-            depth: Segments run so far; gate 0 stands before the first.
-            node: `(batch,)`, int64, each image's node in the path tree.
-            seen: `(batch, depth, summary)`, what `summarize` gave at the exits passed.
-            cost_lambda: `(batch,)`, float32.
-        """
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit, counted from 0, and ask the gate there; `seen` is of the exits before."""
+        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+
+    def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
+        """Take one step for each image: leave the network at its node, or go on at some level."""
         gates, router = self.gates, self.router
         if isinstance(gates, ErrorGates):
-            return router.decide(depth, node, gates.logits(depth, seen).sigmoid(), cost_lambda)
+            return router.decide(depth, node, scores, cost_lambda)
         if not depth:
             return enter(router, node)
-        right = gates.logits(depth, seen).sigmoid()
-        return decide_by_threshold(router, node, right, gates.threshold(depth, cost_lambda))
+        threshold = gates.threshold(depth, torch.from_numpy(cost_lambda)).numpy(force=True)
+        return decide_by_threshold(router, node, scores, threshold)
 
     def forward(
         self,
@@ -312,8 +313,7 @@ class QuEEForImageClassification(QuEEPreTrainedModel):
             output = forced_output(self._network, pixel_values, forced, cost, self.config.num_exits)
         else:
             self._check_gates_are_trained()
-            weights = cost_lambda_per_sample(cost_lambda, len(pixel_values), pixel_values.device)
-            output = routed_output(self._network, pixel_values, weights)
+            output = routed_output(self._network, pixel_values, cost_lambda)
         if output_all_paths:
             output.all_logits = tree_forward(self._network, pixel_values).logits
         if labels is not None:

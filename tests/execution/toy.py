@@ -6,9 +6,11 @@ import torch
 from tests.tiny import generator
 from torch import Tensor
 
+from quee_hf.execution.network import Assessment, assess_reading
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 from quee_hf.paths import Path, PathRules, PathTree
+from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Decision, Router
 
 WIDTH, NUM_LABELS, NUM_BUCKETS = 5, 3, 11
@@ -63,11 +65,17 @@ class ToyNetwork:
     def summarize(self, reading: ExitReading) -> Tensor:
         return reading.logits.softmax(dim=-1)
 
-    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
-        unknown = torch.full((len(node), NUM_LABELS), 1 / NUM_LABELS)
+    def score(self, depth: int, seen: Tensor) -> Tensor:
+        unknown = torch.full((len(seen), NUM_LABELS), 1 / NUM_LABELS)
         current = seen[:, -1] if depth else unknown
         previous = seen[:, -2] if depth > 1 else unknown
-        return self.router.decide(depth, node, self.predict_errors(depth, current, previous), cost_lambda)
+        return self.predict_errors(depth, current, previous)
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+
+    def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
+        return self.router.decide(depth, node, scores, cost_lambda)
 
     def predict_errors(self, gate: int, current: Tensor, previous: Tensor) -> Tensor:
         errors = self._errors[gate][_bucket(current), _bucket(previous)]

@@ -25,7 +25,7 @@ class _Choice:
         self.tree, self.start = tree, tree.index[(0,)]
         depth = len(tree.paths[-1])
         self.paths = [node for node in tree.descendants(self.start) if len(tree.paths[node]) == depth]
-        self.costs = data.router.costs.cpu()[self.paths]
+        self.costs = data.router.costs[self.paths]
         rows = [tree.paths[node][1:] for node in self.paths]
         levels = torch.tensor(rows, dtype=torch.long)  # (paths, segments)
         # A path is worth the sum of what the controller gives its levels.

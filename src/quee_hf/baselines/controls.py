@@ -1,5 +1,6 @@
 """Floor and ceiling: routing that knows nothing of an image, and routing that knows all."""
 
+import numpy as np
 import torch
 
 from quee_hf.baselines.sweep import GateData, Method, Sweep, geometric_shares, leave_at
@@ -32,10 +33,10 @@ def best_path(data: GateData) -> Method:
 
     path(cost_lambda) = argmin over paths of error rate + cost_lambda * cost
     """
-    costs = data.router.costs.cpu()
+    costs = data.router.costs
     errors = data.training.is_wrong.float().mean(dim=0, keepdim=True).expand(len(DEFAULT_LAMBDAS), -1)
-    everywhere = torch.ones_like(errors, dtype=torch.bool)
-    chosen = choose_paths(errors, costs, torch.tensor(DEFAULT_LAMBDAS), everywhere)
+    lambdas = np.array(DEFAULT_LAMBDAS, np.float32)
+    chosen = torch.from_numpy(choose_paths(errors.numpy(), costs.numpy(), lambdas))
 
     def method(outputs: PathOutputs) -> Sweep:
         return leave_at(chosen[:, None].expand(-1, len(outputs)), outputs, costs)
@@ -49,14 +50,12 @@ def oracle(data: GateData) -> Method:
     That is the cheapest path that is right, and the cheapest of all if none is; with a lambda above 1 images
     are given up whose right paths are dear.
     """
-    costs = data.router.costs.cpu()
+    costs = data.router.costs
 
     def method(outputs: PathOutputs) -> Sweep:
-        errors = outputs.is_wrong.float()
-        everywhere = torch.ones_like(errors, dtype=torch.bool)
-        chosen = [
-            choose_paths(errors, costs, torch.full((len(outputs),), value), everywhere) for value in _LAMBDAS
-        ]
-        return leave_at(torch.stack(chosen), outputs, costs)
+        errors = outputs.is_wrong.float().numpy()
+        lambdas = [np.full(len(outputs), value, np.float32) for value in _LAMBDAS]
+        chosen = np.stack([choose_paths(errors, costs.numpy(), value) for value in lambdas])
+        return leave_at(torch.from_numpy(chosen), outputs, costs)
 
     return method

@@ -97,7 +97,7 @@ def train_jointly(
         1 / 5, or a gate at which all should leave would learn nothing.
     """
     nodes = data.router.tree.exact_nodes
-    prices = cost_lambda * data.router.costs.cpu()[nodes]
+    prices = cost_lambda * data.router.costs[nodes]
     num_steps = 2 * _TURN * max(1, round(num_epochs * len(data.training) / _BATCH_SIZE / 2 / _TURN))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(data.seed)

@@ -108,7 +108,7 @@ def _features(place: _Depth, tree: PathTree, outputs: PathOutputs) -> Tensor:
 def _values(place: _Depth, data: GateData, outputs: PathOutputs) -> Tensor:
     """Return what each option was worth for each image, `(lambdas, images, options)`."""
     lambdas = torch.tensor(DEFAULT_LAMBDAS)[:, None, None]
-    losses = outputs.is_wrong.float() + lambdas * data.router.costs.cpu()
+    losses = outputs.is_wrong.float() + lambdas * data.router.costs
     tree, columns = data.router.tree, []
     for option in place.options:
         leaves = len(tree.paths[option]) == place.depth

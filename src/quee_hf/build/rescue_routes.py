@@ -105,7 +105,7 @@ def gate_schedule(num_epochs: int, seed: int) -> Schedule:
 
 def _fit_thresholds(model: QuEEForImageClassification, known: PathOutputs) -> Tensor:
     """Choose thresholds for descending budgets, in place; the number of a setting stands for its lambda."""
-    costs = model.router.costs.cpu()
+    costs = model.router.costs
     budgets = torch.linspace(1, float(costs[0]), NUM_SETTINGS, dtype=torch.float64)
     scores = gate_scores(model, model.summarize(known.readings()))
     thresholds = search_thresholds_within(scores, ~known.is_wrong, costs, budgets.tolist())

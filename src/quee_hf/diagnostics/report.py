@@ -48,7 +48,7 @@ def route_images(
     depths = torch.tensor([len(path) for path in model.paths])
     routed = []
     for value in lambdas:
-        routes = replay(model, outputs, torch.full((len(outputs),), float(value)))
+        routes = replay(model, outputs, float(value))
         is_correct = routes.logits.argmax(dim=-1) == outputs.labels
         cost, exit_index = model.router.costs[routes.node], depths[routes.node] - 1
         routed.append(RoutedImages(float(value), is_correct, cost, routes.node, exit_index, routes.error))
@@ -128,9 +128,9 @@ def describe_classes(
         `paths`, those that any image takes, and for each of `classes` with images how many there are, their
         accuracy and mean cost, and which share takes each of the paths.
     """
-    routes = replay(model, outputs, torch.full((len(outputs),), float(cost_lambda)))
+    routes = replay(model, outputs, float(cost_lambda))
     is_correct = routes.logits.argmax(dim=-1) == outputs.labels
-    costs = model.router.costs.cpu()[routes.node]
+    costs = model.router.costs[routes.node]
     nodes, taken = routes.node.unique(return_inverse=True)
     classes = []
     for label, name in enumerate(model.config.class_names):

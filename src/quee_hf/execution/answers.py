@@ -13,16 +13,18 @@ from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.paths import Path
 
 
-def routed_output(network: Network, pixel_values: Tensor, cost_lambda: Tensor) -> QuEEImageClassifierOutput:
-    """Route images, `(batch, channels, height, width)`, at one lambda for each, `(batch,)`."""
+def routed_output(
+    network: Network, pixel_values: Tensor, cost_lambda: float | Tensor
+) -> QuEEImageClassifierOutput:
+    """Route images, `(batch, channels, height, width)`, at one lambda for all or one for each."""
     routes, router = routed_forward(network, pixel_values, cost_lambda), network.router
-    rows = router.path_rows[routes.node]
+    rows, device = router.path_rows[routes.node], routes.logits.device
     return QuEEImageClassifierOutput(
         logits=routes.logits,
-        exit_index=(rows >= 0).sum(dim=1) - 1,
-        path=rows,
-        cost=router.costs[routes.node],
-        error_probability=routes.error,
+        exit_index=((rows >= 0).sum(dim=1) - 1).to(device),
+        path=rows.to(device),
+        cost=router.costs[routes.node].to(device),
+        error_probability=routes.error.to(device),
     )
 
 

@@ -1,12 +1,24 @@
 """What execution needs of a model. `QuEEForImageClassification` provides it; tests can use a toy."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
+from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Decision, Router
+
+
+class Assessment(NamedTuple):
+    """What is known of images at an exit."""
+
+    logits: Tensor  # (batch, labels), float32
+    # What gates keep of the exits passed, (batch, exits passed, summary), the newest last, and what the gate
+    # here makes of it. After the last exit there is no gate.
+    seen: Tensor | None
+    scores: Tensor | None
 
 
 class Network(Protocol):
@@ -36,15 +48,40 @@ class Network(Protocol):
     def summarize(self, reading: ExitReading) -> Tensor:
         """What gates keep of an exit, `(batch, summary)`, float32."""
 
-    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
+    def score(self, depth: int, seen: Tensor) -> Tensor:
+        """What the gate after `depth` segments makes of the exits passed, `(batch, depth, summary)`."""
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit and ask the gate there; `seen` is of the exits before, `None` at the first."""
+
+    def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         """Take one step: leave, or go on at some level.
 
         Args:
             depth: Segments run so far; all images stand at this depth.
-            node: `(batch,)`, int64, each image's node in the path tree.
-            seen: `(batch, depth, summary)`, of the exits passed, the newest last.
-            cost_lambda: `(batch,)`, float32.
+            node: `(batch,)`, each image's node in the path tree.
+            scores: What `score` gave.
+            cost_lambda: `(batch,)`.
         """
+
+
+def assess_reading(
+    network: Network, exit_index: int, reading: ExitReading, seen: Tensor | None
+) -> Assessment:
+    """Ask the gate at an exit, if there is one, by what the exit says.
+
+    Args:
+        network: Whose gates.
+        exit_index: Counted from 0.
+        reading: Of that exit.
+        seen: As `Network.assess` takes it.
+    """
+    depth = exit_index + 1
+    if depth == len(network.router.tree.paths[-1]):
+        return Assessment(reading.logits, seen, None)
+    summary = network.summarize(reading)[:, None]
+    seen = summary if seen is None else torch.cat([seen, summary], dim=1)
+    return Assessment(reading.logits, seen, network.score(depth, seen))
 
 
 class NetworkWrapper:
@@ -88,6 +125,14 @@ class NetworkWrapper:
         """What gates keep of an exit."""
         return self._network.summarize(reading)
 
-    def decide(self, depth: int, node: Tensor, seen: Tensor, cost_lambda: Tensor) -> Decision:
+    def score(self, depth: int, seen: Tensor) -> Tensor:
+        """Ask a gate."""
+        return self._network.score(depth, seen)
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit and ask the gate there."""
+        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+
+    def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         """Take one step."""
-        return self._network.decide(depth, node, seen, cost_lambda)
+        return self._network.decide(depth, node, scores, cost_lambda)

@@ -27,7 +27,7 @@ def measure_operating_points(
     depths = torch.tensor([len(path) for path in tree.paths])
     points = []
     for value in sorted(lambdas):
-        routes = replay(network, outputs, torch.full((len(outputs),), float(value)))
+        routes = replay(network, outputs, value)
         is_right = routes.logits.argmax(dim=-1) == outputs.labels
         shares = torch.bincount(depths[routes.node] - 1, minlength=int(depths.max())) / len(outputs)
         points.append(

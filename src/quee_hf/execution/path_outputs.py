@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from quee_hf.execution.network import Network
+from quee_hf.execution.network import Assessment, Network, assess_reading
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.exits.reading import ExitReading
+from quee_hf.routing.policy import Indices, cost_lambda_per_sample
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,37 @@ def collect_path_outputs(
 class _OutputReader:
     """Looks up what the network would have computed."""
 
-    def __init__(self, outputs: PathOutputs) -> None:
+    def __init__(self, network: Network, outputs: PathOutputs) -> None:
+        self._network = network
         self._outputs = outputs
         self._active = torch.arange(len(outputs))
+        self._seen: Tensor | None = None
+        self._exit = 0
 
-    def __call__(self, kept: Tensor, nodes: Tensor) -> ExitReading:
-        self._active = self._active[kept]
-        return ExitReading(*(part[self._active, nodes] for part in self._outputs.readings()))
+    def __call__(self, kept: Indices | None, nodes: Indices) -> Assessment:
+        seen = self._seen
+        if kept is not None:
+            self._active = self._active[torch.from_numpy(kept)]
+            seen = None if seen is None else seen[torch.from_numpy(kept)]
+        where = self._active, torch.from_numpy(nodes)
+        reading = ExitReading(*(part[where] for part in self._outputs.readings()))
+        reached = assess_reading(self._network, self._exit, reading, seen)
+        self._seen = reached.seen
+        self._exit += 1
+        return reached
 
 
 @torch.inference_mode()
-def replay(network: Network, outputs: PathOutputs, cost_lambda: Tensor) -> Routes:
+def replay(network: Network, outputs: PathOutputs, cost_lambda: float | Tensor) -> Routes:
     """Route images whose outputs are known: decisions as in `routed_forward`, without running a segment.
 
     Args:
         network: The model whose gates decide.
         outputs: Collected with the same model.
-        cost_lambda: `(images,)`, float32, at least 0.
+        cost_lambda: At least 0; one number, or one per image, `(images,)`.
+
+    Raises:
+        ValueError: If `cost_lambda` is none of these.
     """
-    return walk(network, _OutputReader(outputs), cost_lambda)
+    lambdas = cost_lambda_per_sample(cost_lambda, len(outputs))
+    return walk(network, _OutputReader(network, outputs), lambdas)

@@ -1,12 +1,13 @@
 """Routed forward: every image runs only the segments of its own path, at its own levels."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from quee_hf.execution.network import Network
+from quee_hf.execution.network import Assessment, Network
 from quee_hf.execution.walk import Routes, walk
-from quee_hf.exits.reading import ExitReading
 from quee_hf.paths import Path
+from quee_hf.routing.policy import Indices, cost_lambda_per_sample
 
 
 class _SegmentRunner:
@@ -15,31 +16,34 @@ class _SegmentRunner:
     def __init__(self, network: Network, hidden: Tensor) -> None:
         self._network = network
         self._hidden = hidden
+        self._seen: Tensor | None = None
         self._segment = 0
-        self._level_of_node = torch.tensor(
-            [path[-1] for path in network.router.tree.paths], device=hidden.device
-        )
 
-    def __call__(self, kept: Tensor, nodes: Tensor) -> ExitReading:
-        levels = self._level_of_node[nodes]
-        is_whole = len(kept) == len(self._hidden)
-        groups = torch.unique(levels).tolist()
-        if len(groups) == 1:
-            hidden = self._run(groups[0], self._hidden if is_whole else self._hidden[kept])
+    def __call__(self, kept: Indices | None, nodes: Indices) -> Assessment:
+        levels = self._network.router.last_levels[nodes]
+        if (levels == levels[0]).all():
+            hidden = self._run(levels[0], kept)
         else:
-            hidden = torch.empty_like(self._hidden[: len(kept)])
-            for level in groups:
-                members = (levels == level).nonzero().squeeze(1)
-                hidden[members] = self._run(level, self._hidden[kept[members]])
-        self._hidden = hidden
+            hidden = torch.empty_like(self._hidden[: len(nodes)])
+            for level in np.unique(levels):
+                members = (levels == level).nonzero()[0]
+                hidden[_index(members)] = self._run(level, members if kept is None else kept[members])
+        seen = self._seen if kept is None or self._seen is None else self._seen[_index(kept)]
+        reached = self._network.assess(self._segment, hidden, seen)
+        self._hidden, self._seen = hidden, reached.seen
         self._segment += 1
-        return self._network.read_exit(self._segment - 1, hidden)
+        return reached
 
-    def _run(self, level_index: int, hidden: Tensor) -> Tensor:
-        return self._network.run_segment(self._segment, self._network.level_list[level_index], hidden)
+    def _run(self, level: int, members: Indices | None) -> Tensor:
+        hidden = self._hidden if members is None else self._hidden[_index(members)]
+        return self._network.run_segment(self._segment, self._network.level_list[level], hidden)
 
 
-def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: Tensor) -> Routes:
+def _index(members: Indices) -> Tensor:
+    return torch.from_numpy(members)
+
+
+def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: float | Tensor) -> Routes:
     """Run each image along the path that its gates choose.
 
     At each segment the images still inside are grouped by level; those that leave are taken out of the batch.
@@ -47,9 +51,13 @@ def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: Tensor) 
     Args:
         network: The model.
         pixel_values: `(batch, channels, height, width)`.
-        cost_lambda: `(batch,)`, float32, at least 0.
+        cost_lambda: At least 0; one number, or one per image, `(batch,)`.
+
+    Raises:
+        ValueError: If `cost_lambda` is none of these.
     """
-    return walk(network, _SegmentRunner(network, network.embed(pixel_values)), cost_lambda)
+    lambdas = cost_lambda_per_sample(cost_lambda, len(pixel_values))
+    return walk(network, _SegmentRunner(network, network.embed(pixel_values)), lambdas)
 
 
 def run_path(network: Network, pixel_values: Tensor, path: Path) -> Tensor:

@@ -29,7 +29,7 @@ def score_paths(gates: Gates, router: Router, gate: int, summaries: Tensor) -> P
         gate: Segments run so far.
         summaries: `(images, paths, summary)`, what gates keep of the exit of every path.
     """
-    tree = router.to(summaries.device).tree
+    tree = router.tree
     if isinstance(gates, LRAGates):
         passed = tree.exact_nodes[:gate]
         error_logits = -gates.logits(gate, summaries[:, passed])[:, None]
@@ -38,4 +38,4 @@ def score_paths(gates: Gates, router: Router, gate: int, summaries: Tensor) -> P
     if not gate:
         return PathScores(nodes, gates.logits(0, summaries[:, :0]))
     seen = seen_at_depth(tree, gate, summaries)
-    return PathScores(nodes, gates.logits(gate, seen, router.owners(gate)))
+    return PathScores(nodes, gates.logits(gate, seen, router.owners(gate).to(summaries.device)))

@@ -6,23 +6,25 @@ The loop does not know how images advance: `routed_forward` runs segments, `repl
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from quee_hf.execution.network import Network
-from quee_hf.exits.reading import ExitReading
-from quee_hf.routing.router import ROOT
+from quee_hf.execution.network import Assessment, Network
+from quee_hf.routing.policy import Floats, Indices
+from quee_hf.routing.router import ROOT, Decision
 
 
 class Advance(Protocol):
     """Take images one segment further."""
 
-    def __call__(self, kept: Tensor, nodes: Tensor) -> ExitReading:
+    def __call__(self, kept: Indices | None, nodes: Indices) -> Assessment:
         """Run the last segment of each image's new path.
 
         Args:
-            kept: `(n,)`, int64, which of the images of the call before (at first, of the batch) go on.
-            nodes: `(n,)`, int64, each one's new node.
+            kept: `(n,)`, which of the images of the call before (at first, of the batch) go on; `None`
+                stands for all.
+            nodes: `(n,)`, each one's new node.
 
         Returns:
             What the exit reached says of each.
@@ -33,51 +35,61 @@ class Advance(Protocol):
 class Routes:
     """Where each image left, what it was given there, and what the gates expected."""
 
-    node: Tensor  # (batch,), int64
+    node: Tensor  # (batch,), int64, on the CPU
     logits: Tensor  # (batch, labels), float32
-    # (batch,), float32: predicted probability that the logits' class is wrong; NaN where no gate was asked
+    # (batch,), float32, on the CPU: predicted probability that the logits' class is wrong; NaN where no gate
+    # was asked
     error: Tensor
 
 
-def walk(network: Network, advance: Advance, cost_lambda: Tensor) -> Routes:
+def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
     """Route images through a network.
 
     Args:
         network: Gates, paths and costs.
         advance: Takes the images that stay one segment further.
-        cost_lambda: `(batch,)`, float32.
+        cost_lambda: `(batch,)`.
     """
-    router, device = network.router.to(cost_lambda.device), cost_lambda.device
     batch = len(cost_lambda)
-    routes = Routes(
-        node=torch.full((batch,), ROOT, device=device),
-        logits=torch.zeros(batch, network.num_labels, device=device),
-        error=torch.full((batch,), torch.nan, device=device),
-    )
-    active = torch.arange(batch, device=device)  # position in the batch of each image still inside
-    node, error = routes.node.clone(), routes.error.clone()
-    seen = torch.empty(batch, 0, 1, device=device)  # of each exit passed what gates keep of it
-    depth, num_exits, logits = 0, len(router.tree.paths[-1]), routes.logits
+    node, error = np.full(batch, ROOT), np.full(batch, np.nan, np.float32)
+    final_node, final_error = node.copy(), error.copy()
+    active = np.arange(batch)  # position in the batch of each image still inside
+    order, logits = [active[:0]], [torch.empty(0, network.num_labels)]
+    reached: Assessment | None = None
+    depth = 0
     while len(active):
-        if (child := router.only_child(ROOT)) is not None and depth == 0:
-            next_node = torch.full_like(node, child)
-        elif depth < num_exits:
-            next_node, error = network.decide(depth, node, seen, cost_lambda[active])
-        else:
-            next_node = node
-        stays = next_node != node
-        kept = stays.nonzero().squeeze(1)
-        if len(kept) < len(active):
-            left = (~stays).nonzero().squeeze(1)
-            routes.node[active[left]] = node[left]
-            routes.logits[active[left]] = logits[left]
-            routes.error[active[left]] = error[left]
-            active, next_node, error, seen = active[kept], next_node[kept], error[kept], seen[kept]
+        before = Decision(node, error)
+        next_node, error = _decide(network, depth, before, reached, cost_lambda[active])
+        stays, kept = next_node != node, None
+        if not stays.all():
+            gone, kept = (~stays).nonzero()[0], stays.nonzero()[0]
+            left = active[gone]
+            final_node[left], final_error[left] = node[gone], error[gone]
+            assert reached is not None
+            order.append(left)
+            logits.append(reached.logits[torch.from_numpy(gone)])
+            active, next_node, error = active[kept], next_node[kept], error[kept]
             if not len(active):
                 break
-        reading = advance(kept, next_node)
-        summary = network.summarize(reading)[:, None]
-        seen = torch.cat([seen, summary], dim=1) if depth else summary
-        node, logits = next_node, reading.logits
+        reached = advance(kept, next_node)
+        node = next_node
         depth += 1
-    return routes
+    back = torch.from_numpy(np.concatenate(order).argsort())
+    logits[0] = logits[0].to(logits[-1].device)
+    return Routes(torch.from_numpy(final_node), torch.cat(logits)[back], torch.from_numpy(final_error))
+
+
+def _decide(
+    network: Network, depth: int, before: Decision, reached: Assessment | None, cost_lambda: Floats
+) -> Decision:
+    """Ask the gate at a depth, if there is something to decide there; else what was decided before holds."""
+    node, error = before
+    if reached is None:
+        if (child := network.router.only_child(ROOT)) is not None:
+            return Decision(np.full_like(node, child), error)
+        scores = network.score(0, torch.empty(len(node), 0, 1))
+    elif reached.scores is None:
+        return before
+    else:
+        scores = reached.scores
+    return network.decide(depth, node, scores.numpy(force=True), cost_lambda)

@@ -50,7 +50,12 @@ class LRAGates(nn.Module):
         return [int(gate) for gate in self.layers]
 
     def logits(self, gate: int, seen: Tensor) -> Tensor:
-        """Map summaries of the exits passed, `(..., gate, summary)`, to the logit of being right, `(...)`."""
+        """Map summaries of the exits passed, `(..., gate, summary)`, to the logit of being right, `(...)`.
+
+        Of gate 0, which no exit comes before, it is not a number.
+        """
+        if not gate:
+            return seen.new_full(seen.shape[:-2], torch.nan)
         layer = cast(nn.Linear, self.layers[str(gate)])
         logits: Tensor = layer(self.describe(seen).to(layer.weight.dtype)).float().squeeze(-1)
         return logits
@@ -68,7 +73,8 @@ class LRAGates(nn.Module):
 
     def threshold(self, gate: int, cost_lambda: Tensor) -> Tensor:
         """Return what the sigmoid must reach for an image to leave, `(batch,)`, for lambdas `(batch,)`."""
-        position = torch.searchsorted(self.lambdas, cost_lambda.contiguous(), right=True) - 1
+        cost_lambda = cost_lambda.to(self.lambdas.device).contiguous()
+        position = torch.searchsorted(self.lambdas, cost_lambda, right=True) - 1
         found = self.thresholds[position.clamp_min(0), gate - 1]
         return torch.where(position < 0, torch.full_like(found, NEVER), found)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quee_hf.quantization.activation import ActivationQuantizer, LogQuantizer, UniformQuantizer
 from quee_hf.quantization.affine import WeightCodes, activation_codes, quantize_weight, range_to_scale
+from quee_hf.quantization.layout import STORE_BITS
 
 SAMPLE_SIZE = 2**17  # values kept of an activation; enough for the 1e-4 tails that decide ranges
 _NUM_TAIL_POINTS = 256
@@ -102,23 +103,29 @@ def search_asymmetric_weight(weight: Tensor, gram: Tensor, bits: int) -> WeightC
     """Return the codes whose layer, on the calibration inputs, differs least from the exact one.
 
     Each row's range is shrunk towards zero in steps, and the one with the least squared error of the
-    layer's output is taken: `(w' - w) gram (w' - w)` for a row `w` and its rounded version `w'`.
+    layer's output is taken: `(w' - w) gram (w' - w)` for a row `w` and its rounded version `w'`. Offsets are
+    whole steps, so few that kernels whose codes have 8 bits need none: at 8 bits, ranges are symmetric.
 
     Args:
         weight: `(out, in)`, float32.
         gram: `(in, in)`, mean outer product of the layer's inputs.
         bits: Bits per code.
     """
-    low, high = weight.amin(dim=1), weight.amax(dim=1)
-    # Rows of one value fit any scale.
-    is_constant = high - low < 1e-30
+    low, high = weight.amin(dim=1).clamp(max=0), weight.amax(dim=1).clamp(min=0)
+    is_symmetric = bits == STORE_BITS
+    full = (high - low) / (2**bits - 1)
+    if is_symmetric:
+        full = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+    # Zeros fit any scale; weights below 1e-30 would get one that float32 cannot represent.
+    full = torch.where(high - low > 1e-30, full, torch.ones_like(full))
     best = WeightCodes(torch.zeros_like(weight, dtype=torch.int8), torch.ones_like(low))
     best_error = torch.full_like(low, torch.inf)
-    best_offset = low
+    best_offset = torch.zeros_like(low)
     for factor in _ASYMMETRIC_FRACTIONS:
-        scale = torch.where(is_constant, torch.ones_like(low), (high - low) * factor / (2**bits - 1))
+        scale = full * factor
         # The lowest code, -2**(bits - 1), stands for the lower end of the range.
-        offset = torch.where(is_constant, low, low * factor + scale * 2 ** (bits - 1))
+        steps = torch.round(low * factor / scale + 2 ** (bits - 1))
+        offset = torch.zeros_like(scale) if is_symmetric else scale * steps
         codes = quantize_weight(weight, scale, bits, offset).codes
         difference = codes.float().mul_(scale[:, None]).add_(offset[:, None]).sub_(weight)
         error = (difference @ gram).mul_(difference).sum(dim=1)

@@ -96,7 +96,7 @@ def fit_thresholds(model: QuEEForImageClassification, examples: GateExamples) ->
     if len(nodes) < 2:
         return
     scores, is_right = gate_scores(model, examples.summaries), examples.targets[:, nodes] < _RIGHT
-    costs = model.router.costs.cpu()[nodes]
+    costs = model.router.costs[nodes]
     found = [search_thresholds(scores, is_right, costs, value) for value in DEFAULT_LAMBDAS]
     gates.set_thresholds(torch.tensor(DEFAULT_LAMBDAS), torch.stack(found))
 
