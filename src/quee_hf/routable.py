@@ -1,0 +1,145 @@
+"""`RoutableModel`: a frozen backbone in segments, exits after them, and gates; what execution asks of it."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from quee_hf.backbones import get_family
+from quee_hf.backbones.block import LevelSet
+from quee_hf.backbones.trunk import Trunk
+from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
+from quee_hf.configuration import QuEEConfig
+from quee_hf.execution.network import Assessment, assess_reading
+from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
+from quee_hf.exits.reading import ExitReading, spatial_variance
+from quee_hf.gates import GATES, ErrorGates, Gates
+from quee_hf.gates.features import GATE_FEATURES
+from quee_hf.levels import Level
+from quee_hf.paths import Path
+from quee_hf.pretrained import QuEEPreTrainedModel
+from quee_hf.routing.costs import path_costs
+from quee_hf.routing.policy import Floats, Indices
+from quee_hf.routing.router import Decision, Router
+from quee_hf.routing.thresholds import decide_by_threshold, enter
+
+
+class RoutableModel(QuEEPreTrainedModel):
+    """The parts of a model, and a `quee_hf.execution.network.Network` of them.
+
+    Args:
+        config: A complete config, with `backbone_config` and labels.
+    """
+
+    config: QuEEConfig
+    gates: Gates
+
+    def __init__(self, config: QuEEConfig) -> None:
+        super().__init__(config)
+        level_set = LevelSet(config.level_list, config.scheme)
+        self.trunk = Trunk(config.backbone, level_set)
+        spec = head_spec(config)
+        heads = [HEADS[config.head_type](spec) for _ in range(config.num_exits - 1)]
+        self.heads = nn.ModuleList([*heads, linear_head(spec)])
+        if get_family(config.backbone).is_contrastive:
+            self.register_buffer("class_embeddings", torch.zeros(config.num_classes, spec.num_outputs))
+        self._make_gates()
+        self.freeze_backbone()
+
+    def _make_gates(self) -> None:
+        self._tree = path_tree(self.config)
+        self.gates = GATES[self.config.gate_type](gate_spec(self.config, self._tree))
+        self._costs: tuple[object, list[list[float]], Router] | None = None
+
+    def freeze_backbone(self) -> None:
+        """Make the exit heads but the last, and the gates, the only trainable parts."""
+        self.requires_grad_(False)
+        self.heads[:-1].requires_grad_(True)
+        self.gates.requires_grad_(True)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths that gates score, as level indices, shortest first."""
+        return self._tree.paths
+
+    @property
+    def level_list(self) -> list[Level]:
+        """The levels, from most to least exact."""
+        return self.config.level_list
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return self.config.num_classes
+
+    @property
+    def exact_level(self) -> Level:
+        """The most exact level that the model can run: "fp32" while it has float weights, else the first."""
+        return "fp32" if self.config.quantization is None else self.level_list[0]
+
+    @property
+    def router(self) -> Router:
+        """The paths with their costs; made anew when what the config says of costs changes."""
+        return self._current_costs()[1]
+
+    @property
+    def cost_table(self) -> list[list[float]]:
+        """The cost of each segment at each level, in the cost model's unit."""
+        return self._current_costs()[0]
+
+    def _current_costs(self) -> tuple[list[list[float]], Router]:
+        config = self.config
+        key = (config.cost_model, repr(config.cost_table), repr(config.quantization))
+        if self._costs is None or self._costs[0] != key:
+            table = segment_costs(config)
+            self._costs = (key, table, Router(self._tree, path_costs(self.paths, table)))
+        return self._costs[1:]
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Map `(batch, channels, height, width)` to tokens, `(batch, tokens, hidden)`."""
+        return self.trunk.embed(pixel_values)
+
+    def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
+        """Run the blocks of one segment, counted from 0, at a level."""
+        check_runnable(self.config, level)
+        start, stop = self.config.segments[segment]
+        return self.trunk.run_blocks(hidden, start, stop, level)
+
+    def select_exit(self, exit_index: int, hidden: Tensor) -> Tensor:
+        """Reduce tokens to what the head of an exit, counted from 0, reads."""
+        return cast(ExitHead, self.heads[exit_index]).select(self.trunk.norm(hidden))
+
+    def as_logits(self, outputs: Tensor) -> Tensor:
+        """Map what a head returns, logits or an embedding, to class logits, `(batch, labels)`, float32."""
+        if self.config.logit_scale is None:
+            return outputs.float()
+        return cosine_logits(outputs, self.get_buffer("class_embeddings"), self.config.logit_scale)
+
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        """Class logits at an exit, and the spatial variance of the tokens there."""
+        tokens, head = self.trunk.norm(hidden), cast(ExitHead, self.heads[exit_index])
+        variance = spatial_variance(tokens, head.num_prefix_tokens)
+        return ExitReading(self.as_logits(head(head.select(tokens))), variance)
+
+    def summarize(self, reading: ExitReading) -> Tensor:
+        """Reduce what an exit says to what gates keep of it: `(..., summary)`, float32."""
+        kind = GATE_FEATURES[str(self.config.gate_features)]
+        return kind.summarize(reading.logits.softmax(dim=-1), reading.variance)
+
+    def score(self, depth: int, seen: Tensor) -> Tensor:
+        """What the gate after `depth` segments makes of what `summarize` gave, `(batch, depth, summary)`."""
+        return self.gates.logits(depth, seen).sigmoid()
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit, counted from 0, and ask the gate there; `seen` is of the exits before."""
+        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+
+    def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
+        """Take one step for each image: leave the network at its node, or go on at some level."""
+        gates, router = self.gates, self.router
+        if isinstance(gates, ErrorGates):
+            return router.decide(depth, node, scores, cost_lambda)
+        if not depth:
+            return enter(router, node)
+        threshold = gates.threshold(depth, torch.from_numpy(cost_lambda)).numpy(force=True)
+        return decide_by_threshold(router, node, scores, threshold)
