@@ -14,13 +14,14 @@ from quee_hf.ptq.ranges import (
     WeightedPoints,
     sample_points,
     search_activation_range,
-    search_asymmetric_weight,
     search_parameters,
+    search_weight_range,
     search_weight_scale,
     summarize,
 )
 from quee_hf.quantization.activation import DynamicQuantizer, LogQuantizer
 from quee_hf.quantization.affine import activation_codes, dequantize_weight, quantize_weight, range_to_scale
+from quee_hf.quantization.integer import centred
 
 BITS = range(2, 9)
 every_width = pytest.mark.parametrize("bits", BITS)
@@ -208,12 +209,13 @@ class TestAsymmetricWeight:
         return rows.T @ rows / 200
 
     @pytest.mark.parametrize("kind", WEIGHTS)
-    def test_equals_the_reference(self, kind, bits, gram):
+    @pytest.mark.parametrize("is_symmetric", [False, True])
+    def test_equals_the_reference(self, kind, bits, gram, is_symmetric):
         weight = WEIGHTS[kind] + 0.5 * WEIGHTS[kind].std()
-        found = search_asymmetric_weight(weight, gram, bits)
+        found = search_weight_range(weight, gram, bits, is_symmetric=is_symmetric)
         for row in range(len(weight)):
-            candidates, errors = reference.asymmetric_weights(
-                weight[row].numpy(), gram.double().numpy(), bits
+            candidates, errors = reference.weight_ranges(
+                weight[row].numpy(), gram.double().numpy(), bits, is_symmetric=is_symmetric
             )
             scale, offset = found.scale[row].item(), found.offset[row].item()
             nearest = int(np.argmin([abs(scale - candidate[0]) for candidate in candidates]))
@@ -229,18 +231,25 @@ class TestAsymmetricWeight:
         weight = WEIGHTS["outliers"]
         low, high = weight.amin(dim=1), weight.amax(dim=1)
         scale = (high - low) / (2**bits - 1)
-        full = quantize_weight(weight, scale, bits, low + scale * 2 ** (bits - 1))
+        full = quantize_weight(weight, scale, bits, scale * torch.round(low / scale + 2 ** (bits - 1)))
         errors = []
-        for codes in (search_asymmetric_weight(weight, gram, bits), full):
+        for codes in (search_weight_range(weight, gram, bits), full):
             difference = dequantize_weight(codes) - weight
             errors.append(((difference @ gram) * difference).sum(dim=1))
         assert (errors[0] <= errors[1] * (1 + 1e-5) + 1e-9).all()  # 1e-5: sums in float32
 
     def test_rows_of_one_value_are_exact(self, bits, gram):
         weight = torch.tensor([0.0, 0.3, -2.0])[:, None].expand(3, 48)
-        found = search_asymmetric_weight(weight, gram, bits)
+        found = search_weight_range(weight, gram, bits)
         assert (found.scale > 0).all()
-        assert torch.equal(dequantize_weight(found), weight)
+        torch.testing.assert_close(dequantize_weight(found), weight, rtol=1e-6, atol=0)
+
+    def test_offsets_are_whole_steps_within_eight_bits(self, bits, gram):
+        codes = search_weight_range(WEIGHTS["outliers"] + 1, gram, bits)
+        steps = codes.offset / codes.scale
+        torch.testing.assert_close(steps, steps.round(), rtol=1e-5, atol=1e-5)
+        if bits < 8:
+            assert centred(codes).offset is None
 
 
 @every_width

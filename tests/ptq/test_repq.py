@@ -5,7 +5,6 @@ import pytest
 import torch
 from tests.ptq.four_images import LEVELS, LINEARS, quantized, uniform_parameters
 from tests.reference.ptq import (
-    asymmetric_weights,
     believed,
     believed_gram,
     ridge_weight,
@@ -13,6 +12,7 @@ from tests.reference.ptq import (
     searched_log,
     searched_range,
     summarize,
+    weight_ranges,
 )
 from tests.tiny import VARIANTS, Variant, every_variant, images, wrap
 from transformers import AutoImageProcessor
@@ -47,7 +47,7 @@ def assert_weights(stored, weight, rows, bits):
     """Check that a layer's codes are those of the best candidate of each row."""
     gram = believed_gram(rows)
     for row, exact in enumerate(weight):
-        candidates, errors = asymmetric_weights(exact, gram, bits)
+        candidates, errors = weight_ranges(exact, gram, bits, is_symmetric=bits == 8)
         scale, offset = stored.scale[row].item(), stored.offset[row].item()
         nearest = int(np.argmin([abs(scale - candidate[0]) for candidate in candidates]))
         # A few float32 roundings; offsets are differences of numbers of the row's size.
@@ -136,7 +136,7 @@ def assert_close_weights(stored, weight, rows, bits):
     """As `assert_weights`, for a weight that is known to 1e-4 of its size only."""
     gram = believed_gram(rows)
     for row, exact in enumerate(weight):
-        candidates, errors = asymmetric_weights(exact, gram, bits)
+        candidates, errors = weight_ranges(exact, gram, bits, is_symmetric=bits == 8)
         scale, offset = stored.scale[row].item(), stored.offset[row].item()
         nearest = int(np.argmin([abs(scale - candidate[0]) for candidate in candidates]))
         assert scale == pytest.approx(candidates[nearest][0], rel=1e-4)

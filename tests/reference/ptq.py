@@ -75,16 +75,18 @@ def believed_gram(rows: np.ndarray) -> np.ndarray:
     return gram
 
 
-def asymmetric_weights(
-    row: np.ndarray, gram: np.ndarray, bits: int
+def weight_ranges(
+    row: np.ndarray, gram: np.ndarray, bits: int, *, is_symmetric: bool = False
 ) -> tuple[list[tuple[float, float]], list[float]]:
     """Candidates (scale, offset) of one row, and what they add to the squared error of the output."""
-    low, high = np.float64(row.min()), np.float64(row.max())
+    low, high = min(np.float64(row.min()), 0), max(np.float64(row.max()), 0)
     candidates, errors = [], []
     for i in range(31):
         factor = 0.4 + 0.02 * i
         scale = (high - low) * factor / (2**bits - 1)
-        offset = low * factor + scale * 2 ** (bits - 1)
+        offset = scale * np.round(low * factor / scale + 2 ** (bits - 1))
+        if is_symmetric:
+            scale, offset = max(-low, high) * factor / (2 ** (bits - 1) - 1), 0.0
         candidates.append((float(scale), float(offset)))
         difference = row_codes(row, scale, offset, bits).astype(np.float64) * scale + offset - row
         errors.append(float(difference @ gram @ difference))

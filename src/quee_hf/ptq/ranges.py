@@ -8,7 +8,6 @@ from torch import Tensor
 
 from quee_hf.quantization.activation import ActivationQuantizer, LogQuantizer, UniformQuantizer
 from quee_hf.quantization.affine import WeightCodes, activation_codes, quantize_weight, range_to_scale
-from quee_hf.quantization.layout import STORE_BITS
 
 SAMPLE_SIZE = 2**17  # values kept of an activation; enough for the 1e-4 tails that decide ranges
 _NUM_TAIL_POINTS = 256
@@ -99,20 +98,22 @@ def search_weight_scale(weight: Tensor, bits: int) -> Tensor:
     return best
 
 
-def search_asymmetric_weight(weight: Tensor, gram: Tensor, bits: int) -> WeightCodes:
+def search_weight_range(
+    weight: Tensor, gram: Tensor, bits: int, *, is_symmetric: bool = False
+) -> WeightCodes:
     """Return the codes whose layer, on the calibration inputs, differs least from the exact one.
 
     Each row's range is shrunk towards zero in steps, and the one with the least squared error of the
     layer's output is taken: `(w' - w) gram (w' - w)` for a row `w` and its rounded version `w'`. Offsets are
-    whole steps, so few that kernels whose codes have 8 bits need none: at 8 bits, ranges are symmetric.
+    whole steps: kernels whose codes have 8 bits can then do without, below 8 bits.
 
     Args:
         weight: `(out, in)`, float32.
         gram: `(in, in)`, mean outer product of the layer's inputs.
         bits: Bits per code.
+        is_symmetric: Whether there are to be no offsets.
     """
     low, high = weight.amin(dim=1).clamp(max=0), weight.amax(dim=1).clamp(min=0)
-    is_symmetric = bits == STORE_BITS
     full = (high - low) / (2**bits - 1)
     if is_symmetric:
         full = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)

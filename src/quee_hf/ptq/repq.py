@@ -11,12 +11,13 @@ from quee_hf.ptq.method import LinearSearch, MatmulSearch, Parameters, PTQMethod
 from quee_hf.ptq.observation import Seen
 from quee_hf.ptq.ranges import (
     sample_points,
-    search_asymmetric_weight,
     search_parameters,
+    search_weight_range,
 )
 from quee_hf.ptq.smoothquant import fold_channels
 from quee_hf.quantization.activation import ActivationQuantizer
 from quee_hf.quantization.affine import WeightCodes
+from quee_hf.quantization.layout import STORE_BITS
 from quee_hf.quantization.linear import MultiLevelLinear
 from quee_hf.quantization.matmul import MultiLevelMatmul
 
@@ -29,7 +30,8 @@ class RepQ(PTQMethod):
 
     1. Each norm is re-parameterised so that all its channels share one range, and the linear layer after it
        undoes that. The network computes the same, but one scale now suits every channel.
-    2. Weights have a scale and an offset per row, searched for the least error of the layer's output.
+    2. Weights have a scale and an offset per row, searched for the least error of the layer's output; an
+       offset is a whole number of steps, and 0 at 8 bits.
     3. Ranges of a layer's input are searched coarse to fine; an error in a channel counts as much as the
        weights that read it. Queries, keys, values and probabilities have ranges per head.
 
@@ -75,16 +77,22 @@ class RepQ(PTQMethod):
         # What an error in a channel of the input adds to the squared error of the output.
         points = sample_points(rows, weight.square().sum(dim=0), seed=seed)
 
+        # At 8 bits offsets gain nothing, and integer kernels would have to mend them. (Of a store of which
+        # other levels are the leading bits they do gain.)
+        def search_weight(weight: Tensor, gram: Tensor, bits: int) -> WeightCodes:
+            is_symmetric = bits == STORE_BITS and not target.layout.is_nested
+            return search_weight_range(weight, gram, bits, is_symmetric=is_symmetric)
+
         def search(bits: int, given: WeightCodes | None) -> tuple[WeightCodes, Parameters]:
             parameters = search_parameters(target.input, points, bits)
             if given is not None:
                 return given, parameters
             if self.ridge == 0:
-                return search_asymmetric_weight(weight, gram, bits), parameters
+                return search_weight(weight, gram, bits), parameters
             rounded = _restore(target.input, seen.inputs[0], parameters, bits).flatten(0, -2)
             rounded_gram = rounded.T @ rounded / len(rounded)
             corrected = _correct(weight, rows, rounded, rounded_gram, self.ridge)
-            return search_asymmetric_weight(corrected, _shrink(rounded_gram, len(rows)), bits), parameters
+            return search_weight(corrected, _shrink(rounded_gram, len(rows)), bits), parameters
 
         return search
 
