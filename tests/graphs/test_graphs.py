@@ -4,15 +4,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tests.tiny import VARIANTS, every_variant, images, quantize_fast, wrap
+from tests.tiny import VARIANTS, every_variant, images, quantize_fast, untrained_gates, wrap
 
 from quee_hf import QuEEForImageClassification, quantize
 from quee_hf.blueprint import image_size, num_tokens
+from quee_hf.configuration import GATE_FEATURES, GATE_TYPES
 from quee_hf.exits.heads import HEADS
 from quee_hf.graphs.activations import add_activation
 from quee_hf.graphs.builder import GraphBuilder
 from quee_hf.graphs.embedding import embedding_graph
-from quee_hf.graphs.exits import ClassEmbeddings, exit_graph
+from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph, step_graph
 from quee_hf.graphs.segments import segment_graph
 from quee_hf.quantization.affine import WeightCodes
 from quee_hf.quantization.integer import centred
@@ -20,13 +21,21 @@ from quee_hf.quantization.integer import centred
 FLOATS = {"rtol": 1e-4, "atol": 1e-4}  # sums of float32 in another order, through two blocks
 
 
-def run(graph, x):
+def run(graph, *inputs):
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(found) for found in session.run(None, {graph.graph.input[0].name: x.numpy()})]
+    given = {each.name: x.numpy() for each, x in zip(graph.graph.input, inputs, strict=True)}
+    return [torch.from_numpy(found) for found in session.run(None, given)]
 
 
 def relative(found, expected):
     return float((found - expected).norm() / expected.norm())
+
+
+def parts(model, exit_index):
+    classes = None
+    if model.config.logit_scale is not None:
+        classes = ClassEmbeddings(model.get_buffer("class_embeddings"), model.config.logit_scale)
+    return Exit(model.trunk.norm, model.heads[exit_index], num_tokens(model.config), classes)
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +67,34 @@ class TestExit:
     def test_equals_the_models(self, variant, head_type):
         with torch.inference_mode(False):
             model = wrap(variant.build(num_blocks=2), exit_blocks=[1, 2], head_type=head_type)
-        hidden, config, classes = model.embed(images(3, variant.image_size)), model.config, None
-        if config.logit_scale is not None:
-            classes = ClassEmbeddings(model.get_buffer("class_embeddings"), config.logit_scale)
-        for index, head in enumerate(model.heads):
+        hidden = model.embed(images(3, variant.image_size))
+        for index in range(2):
             expected = model.read_exit(index, hidden)
-            logits, variance = run(exit_graph(model.trunk.norm, head, num_tokens(config), classes), hidden)
+            logits, variance = run(exit_graph(parts(model, index)), hidden)
             torch.testing.assert_close(logits, expected.logits, **FLOATS)
             torch.testing.assert_close(variance, expected.variance, **FLOATS)
+
+
+class TestStep:
+    @pytest.mark.parametrize("gate_features", GATE_FEATURES)
+    @pytest.mark.parametrize("gate_type", GATE_TYPES)
+    @pytest.mark.parametrize("variant", ["vit", "clip"])
+    def test_equals_the_models(self, variant, gate_type, gate_features):
+        with torch.inference_mode(False):
+            fields = {"levels": ["fp32", "bf16"], "gate_type": gate_type, "gate_features": gate_features}
+            model = wrap(VARIANTS[variant].build(num_blocks=4), exit_blocks=[1, 2, 3, 4], **fields).eval()
+            with torch.no_grad():
+                untrained_gates(model)
+        hidden, seen = model.embed(images(5, VARIANTS[variant].image_size)), None
+        for index in range(3):
+            expected = model.assess(index, hidden, seen)
+            given = [hidden] if seen is None else [hidden, seen]
+            found = run(step_graph(parts(model, index), model.gates, index + 1), *given)
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, **FLOATS)
+            hidden, seen = hidden.flip(0) * 1.1, expected.seen
+        (logits,) = run(step_graph(parts(model, 3), None, 4), hidden)
+        torch.testing.assert_close(logits, model.assess(3, hidden, seen).logits, **FLOATS)
 
 
 class TestSegment:

@@ -92,7 +92,7 @@ class ErrorGates(nn.ModuleDict):
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__()
-        self._features, self._num_labels = spec.features, spec.num_labels
+        self.features, self.num_labels = spec.features, spec.num_labels
         first = 0 if len(spec.tree.children(-1)) > 1 else 1
         self.update({str(gate): self._make(spec, gate) for gate in range(first, spec.num_exits)})
 
@@ -120,5 +120,5 @@ class ErrorGates(nn.ModuleDict):
             `(..., paths)`, float32.
         """
         module = cast(ErrorPredictor, self[str(gate)])
-        features = GATE_FEATURES[self._features].features(seen, self._num_labels) if gate else seen[..., 0]
+        features = GATE_FEATURES[self.features].features(seen, self.num_labels) if gate else seen[..., 0]
         return cast(Tensor, module(features.to(module.output.weight.dtype), owners).float())

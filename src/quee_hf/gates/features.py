@@ -9,9 +9,9 @@ from torch import Tensor
 
 from quee_hf.paths import PathTree
 
-_NUM_RANKS = 3  # largest probabilities that the confidence summary looks at
-_SMALLEST = 1e-7  # below this a float32 softmax is noise
-_LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near 1
+NUM_RANKS = 3  # largest probabilities that the confidence summary looks at
+SMALLEST = 1e-7  # below this a float32 softmax is noise
+LOG_UNIT = 4.0  # brings logarithms of probabilities, 0 to -16, near 1
 
 
 class FeatureKind(NamedTuple):
@@ -32,8 +32,12 @@ class FeatureKind(NamedTuple):
 
     def features(self, summaries: Tensor, num_labels: int) -> Tensor:
         """Map the summaries of the exits passed, `(..., exits, summary)`, to features, `(..., size)`."""
-        uniform = torch.full((num_labels,), 1 / num_labels, device=summaries.device)
-        return self.join(summaries, self.summarize(uniform, uniform.new_zeros(())))
+        return self.join(summaries, self.unknown(num_labels, summaries.device))
+
+    def unknown(self, num_labels: int, device: torch.device | None = None) -> Tensor:
+        """Return what stands for the exit before the first, `(summary,)`."""
+        uniform = torch.full((num_labels,), 1 / num_labels, device=device)
+        return self.summarize(uniform, uniform.new_zeros(()))
 
 
 def seen_at_depth(tree: PathTree, depth: int, summaries: Tensor) -> Tensor:
@@ -81,9 +85,9 @@ def _summarize_confidence(probabilities: Tensor, _variance: Tensor) -> Tensor:
     Source:
         none: our choice, in place of Eq. (13).
     """
-    largest = probabilities.topk(min(_NUM_RANKS, probabilities.shape[-1]), dim=-1).values
+    largest = probabilities.topk(min(NUM_RANKS, probabilities.shape[-1]), dim=-1).values
     entropy = torch.special.entr(probabilities).sum(dim=-1, keepdim=True)
-    return torch.cat([largest, entropy], dim=-1).clamp_min(_SMALLEST).log() / _LOG_UNIT
+    return torch.cat([largest, entropy], dim=-1).clamp_min(SMALLEST).log() / LOG_UNIT
 
 
 def _join_confidence(summaries: Tensor, unknown: Tensor) -> Tensor:
@@ -130,7 +134,7 @@ def _last_two(summaries: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _num_confidences(num_labels: int) -> int:
-    return min(_NUM_RANKS, num_labels) + 1
+    return min(NUM_RANKS, num_labels) + 1
 
 
 GATE_FEATURES = {

@@ -33,7 +33,7 @@ class LRAGates(nn.Module):
 
     def __init__(self, spec: GateSpec) -> None:
         super().__init__()
-        self._features, self._num_labels = spec.features, spec.num_labels
+        self.features, self.num_labels = spec.features, spec.num_labels
         gates = range(1, spec.num_exits)
         self.layers = nn.ModuleDict(
             {
@@ -62,7 +62,7 @@ class LRAGates(nn.Module):
 
     def describe(self, seen: Tensor) -> Tensor:
         """Map summaries of the exits passed, `(..., gate, summary)`, to a gate's features."""
-        return GATE_FEATURES[self._features].features(seen, self._num_labels)
+        return GATE_FEATURES[self.features].features(seen, self.num_labels)
 
     @torch.no_grad()
     def set_layer(self, gate: int, weight: Tensor, bias: float) -> None:

@@ -17,19 +17,26 @@ _FLOAT = np.float32
 
 
 class GraphBuilder:
-    """An ONNX graph with one float input whose first dimension is free.
+    """An ONNX graph of floats; the first dimension of what goes in and comes out is free.
 
     Args:
-        name: Of the input.
-        shape: Of the input, without the batch.
+        name: Of the first input.
+        shape: Of the first input, without the batch.
     """
 
+    FLOAT = TensorProto.FLOAT
+
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.input = name
-        self._inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])]
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self.input = self.add_input(name, shape)
         self._outputs: list[onnx.ValueInfoProto] = []
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
+
+    def add_input(self, name: str, shape: tuple[int, ...]) -> str:
+        """Add an input, `shape` without the batch, and return its name."""
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+        return name
 
     def constant(self, value: NDArray[Any] | Tensor | float | list[int]) -> str:
         """Add a constant; floats become float32, lists of whole numbers int64."""
@@ -53,6 +60,16 @@ class GraphBuilder:
         parts = [f"split_{len(self._nodes)}_{index}" for index in range(num_parts)]
         self._nodes.append(helper.make_node("Split", [x], parts, axis=axis, num_outputs=num_parts))
         return parts
+
+    def part(self, x: str, axis: int, start: int, stop: int) -> str:
+        """Take the entries from `start` to `stop - 1` along an axis."""
+        return self.add("Slice", x, *(self.constant([number]) for number in (start, stop, axis)))
+
+    def top(self, x: str, count: int) -> str:
+        """Take the largest entries of each row, descending."""
+        names = [f"top_{len(self._nodes)}_{part}" for part in ("values", "positions")]
+        self._nodes.append(helper.make_node("TopK", [x, self.constant([count])], names, axis=1))
+        return names[0]
 
     def norm(self, x: str, norm: Any) -> str:
         """Add a `torch.nn.LayerNorm`."""

@@ -1,4 +1,4 @@
-"""Exits as ONNX graphs: from tokens to logits and to how much patch tokens differ."""
+"""Exits as ONNX graphs: from tokens to what exits and gates say of them."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 from quee_hf.exits.attention import AttentionPooling
 from quee_hf.exits.heads import ExitHead
+from quee_hf.gates import Gates
+from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.graphs.builder import GraphBuilder
+from quee_hf.graphs.gates import add_scores, add_summary
 
 
 class ClassEmbeddings(NamedTuple):
@@ -17,44 +20,87 @@ class ClassEmbeddings(NamedTuple):
     logit_scale: float
 
 
-def exit_graph(
-    norm: nn.LayerNorm, head: ExitHead, num_tokens: int, classes: ClassEmbeddings | None
-) -> onnx.ModelProto:
-    """Return an exit as a graph from `hidden`, `(batch, tokens, hidden)`, to `logits` and `variance`.
+class Exit(NamedTuple):
+    """What an exit is made of."""
 
-    Args:
-        norm: The backbone's last.
-        head: What reads the normalised tokens.
-        num_tokens: Of an image.
-        classes: If the head returns an embedding.
+    norm: nn.LayerNorm  # the backbone's last
+    head: ExitHead  # reads the normalised tokens
+    num_tokens: int  # of an image
+    classes: ClassEmbeddings | None  # if the head returns an embedding
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Of an image's tokens."""
+        return self.num_tokens, self.norm.normalized_shape[0]
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        if self.classes is not None:
+            return len(self.classes.embeddings)
+        network = self.head.network
+        last = network[-1] if isinstance(network, nn.Sequential) else network
+        assert isinstance(last, nn.Linear)
+        return last.out_features
+
+
+def exit_graph(parts: Exit) -> onnx.ModelProto:
+    """Return an exit as a graph from `hidden`, `(batch, tokens, hidden)`, to `logits` and `variance`.
 
     Returns:
         `logits` are `(batch, labels)`, `variance` is `(batch,)`, as `spatial_variance` gives it.
     """
-    graph = GraphBuilder("hidden", (num_tokens, norm.normalized_shape[0]))
-    tokens = graph.norm(graph.input, norm)
-    patches = _add_slice(graph, tokens, head.num_prefix_tokens, num_tokens)
-    mean = graph.add("ReduceMean", patches, graph.constant([1]), keepdims=1)
-    outputs = _add_network(graph, _add_pooling(graph, tokens, patches, mean, head), head.network)
-    num_labels = _num_outputs(head.network)
-    if classes is not None:
-        outputs = _add_cosine(graph, outputs, classes)
-        num_labels = len(classes.embeddings)
-    deviation = graph.add("Sub", patches, mean)
-    square = graph.add("Mul", deviation, deviation)
-    graph.output(outputs, "logits", (num_labels,))
-    graph.output(graph.add("ReduceMean", square, graph.constant([1, 2]), keepdims=0), "variance", ())
+    graph = GraphBuilder("hidden", parts.input_shape)
+    logits, variance = _add_exit(graph, parts)
+    graph.output(logits, "logits", (parts.num_labels,))
+    graph.output(variance, "variance", ())
     return graph.model("exit")
 
 
-def _add_slice(graph: GraphBuilder, tokens: str, start: int, stop: int) -> str:
-    ends = (graph.constant([number]) for number in (start, stop, 1))
-    return graph.add("Slice", tokens, *ends)
+def step_graph(parts: Exit, gates: Gates | None, depth: int) -> onnx.ModelProto:
+    """Return an exit and the gate there as a graph: what `Network.assess` of `quee_hf.execution` computes.
+
+    From `hidden`, `(batch, tokens, hidden)`, and, but after the first segment, `seen`, `(batch, depth - 1,
+    summary)`, to `logits`, `(batch, labels)`, `known`, `(batch, depth, summary)`, and `scores`, as
+    `quee_hf.graphs.gates.add_scores` has it. Without gates, from `hidden` to `logits`.
+
+    Args:
+        parts: Of the exit.
+        gates: Of the model, if there is one at this exit.
+        depth: Segments before the exit.
+    """
+    graph = GraphBuilder("hidden", parts.input_shape)
+    logits, variance = _add_exit(graph, parts)
+    graph.output(logits, "logits", (parts.num_labels,))
+    if gates is None:
+        return graph.model("last_exit")
+    known = add_summary(graph, logits, variance, gates.features, parts.num_labels)
+    size = len(GATE_FEATURES[gates.features].unknown(parts.num_labels))
+    if depth > 1:
+        known = graph.add("Concat", graph.add_input("seen", (depth - 1, size)), known, axis=1)
+    graph.output(known, "known", (depth, size))
+    scores, shape = add_scores(graph, known, gates, depth)
+    graph.output(scores, "scores", shape)
+    return graph.model(f"step_{depth}")
+
+
+def _add_exit(graph: GraphBuilder, parts: Exit) -> tuple[str, str]:
+    """Add logits and variance. What no output depends on is left out by whatever runs the graph."""
+    head, num_tokens = parts.head, parts.num_tokens
+    tokens = graph.norm(graph.input, parts.norm)
+    patches = graph.part(tokens, 1, head.num_prefix_tokens, num_tokens)
+    mean = graph.add("ReduceMean", patches, graph.constant([1]), keepdims=1)
+    outputs = _add_network(graph, _add_pooling(graph, tokens, patches, mean, head), head.network)
+    if parts.classes is not None:
+        outputs = _add_cosine(graph, outputs, parts.classes)
+    deviation = graph.add("Sub", patches, mean)
+    square = graph.add("Mul", deviation, deviation)
+    return outputs, graph.add("ReduceMean", square, graph.constant([1, 2]), keepdims=0)
 
 
 def _add_token(graph: GraphBuilder, tokens: str) -> str:
     """Take the class token, `(batch, hidden)`."""
-    return graph.add("Squeeze", _add_slice(graph, tokens, 0, 1), graph.constant([1]))
+    return graph.add("Squeeze", graph.part(tokens, 1, 0, 1), graph.constant([1]))
 
 
 def _add_pooling(graph: GraphBuilder, tokens: str, patches: str, mean: str, head: ExitHead) -> str:
@@ -71,7 +117,7 @@ def _add_pooling(graph: GraphBuilder, tokens: str, patches: str, mean: str, head
     assert isinstance(attention, AttentionPooling)
     read = tokens
     if head.num_prefix_tokens > 1:
-        read = graph.add("Concat", _add_slice(graph, tokens, 0, 1), patches, axis=1)
+        read = graph.add("Concat", graph.part(tokens, 1, 0, 1), patches, axis=1)
     keys = graph.linear(read, attention.keys.weight, None)
     weights = graph.add("Softmax", graph.linear(keys, attention.queries.T, None), axis=1)
     values = graph.linear(read, attention.values.weight, attention.values.bias)
@@ -88,12 +134,6 @@ def _add_network(graph: GraphBuilder, x: str, network: nn.Module) -> str:
             else graph.add("Gelu", x)
         )
     return x
-
-
-def _num_outputs(network: nn.Module) -> int:
-    last = network[-1] if isinstance(network, nn.Sequential) else network
-    assert isinstance(last, nn.Linear)
-    return last.out_features
 
 
 def _add_cosine(graph: GraphBuilder, embedding: str, classes: ClassEmbeddings) -> str:

@@ -7,15 +7,18 @@ from torch import Tensor, nn
 
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.configuration import QuEEConfig
+from quee_hf.execution.network import Assessment, Network, assess_reading
 from quee_hf.exits.reading import ExitReading
+from quee_hf.gates import Gates
 from quee_hf.levels import Level
 
 
-class Source(Protocol):
+class Source(Network, Protocol):
     """What an engine needs of a model."""
 
     trunk: Trunk
     heads: nn.ModuleList
+    gates: Gates
     config: QuEEConfig
 
     def get_buffer(self, target: str) -> Tensor:
@@ -53,6 +56,10 @@ class Engine(ABC):
     @abstractmethod
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """What an exit, counted from 0, says of each image."""
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit and ask the gate there: the model's own, if an engine does nothing about it."""
+        return assess_reading(self.source, exit_index, self.read_exit(exit_index, hidden), seen)
 
     @abstractmethod
     def release(self) -> None:

@@ -10,15 +10,16 @@ from torch import Tensor
 from quee_hf.blueprint import check_runnable, image_size, num_tokens
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.engines.engine import Engine, Source
+from quee_hf.execution.network import Assessment
 from quee_hf.exits.heads import ExitHead
 from quee_hf.exits.reading import ExitReading
 from quee_hf.graphs.embedding import embedding_graph
-from quee_hf.graphs.exits import ClassEmbeddings, exit_graph
+from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph, step_graph
 from quee_hf.graphs.segments import segment_graph
 from quee_hf.levels import Level
 
-# From a contiguous float32 tensor on the CPU to several.
-Program = Callable[[Tensor], Sequence[Tensor]]
+# From contiguous float32 tensors on the CPU, in the order of the graph's inputs, to those of its outputs.
+Program = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class GraphEngine(Engine):
@@ -47,7 +48,16 @@ class GraphEngine(Engine):
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""
-        return ExitReading(*self._run(exit_index, "fp32", lambda: self._make_exit(exit_index), hidden))
+        return ExitReading(*self._run(exit_index, "fp32", lambda: exit_graph(self._exit(exit_index)), hidden))
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit and ask the gate there, in one go."""
+        inputs = [hidden] if seen is None or self._is_last(exit_index) else [hidden, seen]
+        found = self._run(("step", exit_index), "fp32", lambda: self._make_step(exit_index), *inputs)
+        return Assessment(found[0], seen, None) if self._is_last(exit_index) else Assessment(*found)
+
+    def _is_last(self, exit_index: int) -> bool:
+        return exit_index == self.source.config.num_exits - 1
 
     def release(self) -> None:
         """Drop the compiled graphs."""
@@ -61,21 +71,24 @@ class GraphEngine(Engine):
         start, stop = config.segments[segment]
         return segment_graph(self.source.trunk, start, stop, level, num_tokens(config))
 
-    def _make_exit(self, exit_index: int) -> onnx.ModelProto:
+    def _exit(self, exit_index: int) -> Exit:
         trunk, config, classes = self.source.trunk, self.source.config, None
         if config.logit_scale is not None:
             classes = ClassEmbeddings(self.source.get_buffer("class_embeddings"), config.logit_scale)
-        head = cast(ExitHead, self.source.heads[exit_index])
-        return exit_graph(trunk.norm, head, num_tokens(config), classes)
+        return Exit(trunk.norm, cast(ExitHead, self.source.heads[exit_index]), num_tokens(config), classes)
+
+    def _make_step(self, exit_index: int) -> onnx.ModelProto:
+        gates = None if self._is_last(exit_index) else self.source.gates
+        return step_graph(self._exit(exit_index), gates, exit_index + 1)
 
     def _run(
-        self, key: object, level: Level, make: Callable[[], onnx.ModelProto], x: Tensor
+        self, key: object, level: Level, make: Callable[[], onnx.ModelProto], *inputs: Tensor
     ) -> Sequence[Tensor]:
-        if x.device.type != "cpu":
-            raise NotReadyError(f"The engine {self.name!r} runs on the CPU; the model is on {x.device}.")
+        if (device := inputs[0].device).type != "cpu":
+            raise NotReadyError(f"The engine {self.name!r} runs on the CPU; the model is on {device}.")
         if key not in self._programs:
             self._programs[key] = self.compile(make(), level)
-        return self._programs[key](x.detach().float().contiguous())
+        return self._programs[key]([x.detach().float().contiguous() for x in inputs])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out compiled graphs, which can be neither copied nor sent to another process."""

@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from quee_hf.execution.engines.engine import Engine
-from quee_hf.execution.network import Network, NetworkWrapper
+from quee_hf.execution.network import Assessment, Network, NetworkWrapper
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 
 
 class EngineNetwork(NetworkWrapper):
-    """A `Network` whose embedding, segments and exits an engine runs; gates and paths are the model's.
+    """A `Network` whose embedding, segments, exits and gates an engine runs; decisions are the model's.
 
     Args:
         model: Whose gates.
@@ -27,6 +27,10 @@ class EngineNetwork(NetworkWrapper):
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment."""
         return self._engine.run_segment(segment, level, hidden)
+
+    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
+        """Read an exit and ask the gate there."""
+        return self._engine.assess(exit_index, hidden, seen)
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""

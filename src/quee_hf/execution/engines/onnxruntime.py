@@ -1,5 +1,6 @@
 """The engine "onnxruntime": integer kernels wherever ONNX Runtime runs."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import onnx
@@ -23,9 +24,10 @@ class OnnxRuntimeEngine(GraphEngine):
         session = onnxruntime.InferenceSession(
             graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        name = session.get_inputs()[0].name
+        names = [each.name for each in session.get_inputs()]
 
-        def run(x: Tensor) -> list[Tensor]:
-            return [torch.from_numpy(output) for output in session.run(None, {name: x.numpy()})]
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+            given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+            return [torch.from_numpy(output) for output in session.run(None, given)]
 
         return run

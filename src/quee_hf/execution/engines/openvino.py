@@ -1,6 +1,7 @@
 """The engine "openvino": integer kernels on Intel, AMD and Arm CPUs."""
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import ClassVar
 
@@ -50,13 +51,14 @@ class _Program:
         self._local = threading.local()
         self._tails = [[d.get_length() for d in list(o.partial_shape)[1:]] for o in compiled.outputs]
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
-        outputs = [torch.empty(len(x), *tail) for tail in self._tails]
+        outputs = [torch.empty(len(inputs[0]), *tail) for tail in self._tails]
         for index, output in enumerate(outputs):
             request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
-        request.set_input_tensor(openvino.Tensor(x.numpy(), shared_memory=True))
+        for index, x in enumerate(inputs):
+            request.set_input_tensor(index, openvino.Tensor(x.numpy(), shared_memory=True))
         request.infer()
         return outputs
