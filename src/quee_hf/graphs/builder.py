@@ -55,12 +55,6 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    def split(self, x: str, num_parts: int, axis: int) -> list[str]:
-        """Split a value in equal parts and return their names."""
-        parts = [f"split_{len(self._nodes)}_{index}" for index in range(num_parts)]
-        self._nodes.append(helper.make_node("Split", [x], parts, axis=axis, num_outputs=num_parts))
-        return parts
-
     def part(self, x: str, axis: int, start: int, stop: int) -> str:
         """Take the entries from `start` to `stop - 1` along an axis."""
         return self.add("Slice", x, *(self.constant([number]) for number in (start, stop, axis)))
@@ -81,10 +75,13 @@ class GraphBuilder:
         product = self.add("MatMul", x, self.constant(weight.detach().float().T))
         return product if bias is None else self.add("Add", product, self.constant(bias))
 
-    def integer_linear(self, x: str, layer: IntegerLinear) -> str:
-        """Add a linear layer on 8-bit codes."""
-        low, high = layer.input_range
-        codes = self.rounded(x, (low, high), layer.input_scale, layer.input_zero_point, layer.input_bits)
+    def codes(self, x: str, layer: IntegerLinear) -> str:
+        """Add the rounding of a layer's input."""
+        parameters = layer.input_scale, layer.input_zero_point, layer.input_bits
+        return self.rounded(x, layer.input_range, *parameters)
+
+    def integer_linear(self, codes: str, layer: IntegerLinear) -> str:
+        """Add a linear layer on 8-bit codes, which `codes` has added."""
         result = self.add("MatMul", codes, self._weight(layer.codes, layer.scale))
         if layer.bias is not None:
             result = self.add("Add", result, self.constant(layer.bias))

@@ -1,11 +1,12 @@
 """Blocks at a level as an ONNX graph: integer levels as pairs of QuantizeLinear and DequantizeLinear."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import onnx
 from torch import Tensor
 
-from quee_hf.backbones.block import Attention, Block, Mlp
+from quee_hf.backbones.block import Block
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.graphs.activations import add_activation
 from quee_hf.graphs.builder import GraphBuilder
@@ -13,6 +14,8 @@ from quee_hf.levels import Level
 from quee_hf.quantization.activation import UniformQuantizer
 from quee_hf.quantization.integer import integer_linear
 from quee_hf.quantization.linear import MultiLevelLinear
+
+Factor = Tensor | float | None  # of a layer's outputs: one for each, one for all, or none
 
 
 def segment_graph(trunk: Trunk, start: int, stop: int, level: Level, num_tokens: int) -> onnx.ModelProto:
@@ -41,39 +44,55 @@ def segment_graph(trunk: Trunk, start: int, stop: int, level: Level, num_tokens:
 
 
 def _add_block(graph: GraphBuilder, x: str, block: Block, level: Level) -> str:
-    branch = _add_attention(graph, graph.norm(x, block.norm1), block.attention, level)
-    x = _add_branch(graph, x, branch, block.scale1)
-    branch = _add_mlp(graph, graph.norm(x, block.norm2), block.mlp, level)
-    return _add_branch(graph, x, branch, block.scale2)
+    x = graph.add("Add", x, _add_attention(graph, graph.norm(x, block.norm1), block, level))
+    return graph.add("Add", x, _add_mlp(graph, graph.norm(x, block.norm2), block, level))
 
 
-def _add_branch(graph: GraphBuilder, x: str, branch: str, scale: Tensor | None) -> str:
-    return graph.add("Add", x, branch if scale is None else graph.add("Mul", branch, graph.constant(scale)))
-
-
-def _add_linear(graph: GraphBuilder, x: str, linear: MultiLevelLinear, level: Level) -> str:
+def _add_linear(
+    graph: GraphBuilder, x: str, linear: MultiLevelLinear, level: Level, factors: Sequence[Factor] = (None,)
+) -> list[str]:
+    """Add a linear layer; its outputs in as many equal parts as there are factors, each times its factor."""
     level = linear.layout.computed_at(level)
-    if isinstance(level, str):
-        return graph.linear(x, linear.float_weight, linear.bias)
-    return graph.integer_linear(x, integer_linear(linear, level))
+    size = linear.out_features // len(factors)
+    ends = [(start, start + size) for start in range(0, linear.out_features, size)]
+    numbers = [1.0 if factor is None else factor for factor in factors]
+    if not isinstance(level, str):
+        layer = integer_linear(linear, level)
+        codes = graph.codes(x, layer)
+        parts = [layer.rows(*end, factor) for end, factor in zip(ends, numbers, strict=True)]
+        return [graph.integer_linear(codes, part) for part in parts]
+    weight, bias = linear.float_weight, linear.bias
+    results = []
+    for (start, stop), factor in zip(ends, numbers, strict=True):
+        scaled = weight[start:stop] * (factor[:, None] if isinstance(factor, Tensor) else factor)
+        results.append(graph.linear(x, scaled, None if bias is None else bias[start:stop] * factor))
+    return results
 
 
-def _add_attention(graph: GraphBuilder, x: str, attention: Attention, level: Level) -> str:
+def _add_attention(graph: GraphBuilder, x: str, block: Block, level: Level) -> str:
+    attention = block.attention
     heads, size = attention.num_heads, attention.head_size
-    qkv = _add_linear(graph, x, attention.qkv, level)
-    split = graph.add("Reshape", qkv, graph.constant([0, 0, 3 * heads, size]))
-    split = graph.add("Transpose", split, perm=[0, 2, 1, 3])
-    query, key, value = graph.split(split, 3, axis=1)
-    query = _add_rounding(graph, query, attention.scores.left, attention.scores.layout.computed_at(level))
-    key = graph.add("Transpose", key, perm=[0, 1, 3, 2])
-    key = _add_rounding(graph, key, attention.scores.right, attention.scores.layout.computed_at(level))
-    scores = graph.add("MatMul", graph.add("Mul", query, graph.constant(size**-0.5)), key)
+    at_scores, at_mix = (each.layout.computed_at(level) for each in (attention.scores, attention.mix))
+    # Scaling a query by a power of 2 is exact before its rounding, too, but codes have steps of their own.
+    is_folded = isinstance(at_scores, str)
+    factors = (size**-0.5 if is_folded else None, None, None)
+    parts = _add_linear(graph, x, attention.qkv, level, factors)
+    parts = [graph.add("Reshape", part, graph.constant([0, 0, heads, size])) for part in parts]
+    orders = [0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]  # keys are transposed, too
+    query, key, value = (
+        graph.add("Transpose", part, perm=order) for part, order in zip(parts, orders, strict=True)
+    )
+    query = _add_rounding(graph, query, attention.scores.left, at_scores)
+    if not is_folded:
+        query = graph.add("Mul", query, graph.constant(size**-0.5))
+    key = _add_rounding(graph, key, attention.scores.right, at_scores)
+    scores = graph.add("MatMul", query, key)
     weights = graph.add("Softmax", scores, axis=-1)
-    weights = _add_rounding(graph, weights, attention.mix.left, attention.mix.layout.computed_at(level))
-    value = _add_rounding(graph, value, attention.mix.right, attention.mix.layout.computed_at(level))
+    weights = _add_rounding(graph, weights, attention.mix.left, at_mix)
+    value = _add_rounding(graph, value, attention.mix.right, at_mix)
     mixed = graph.add("Transpose", graph.add("MatMul", weights, value), perm=[0, 2, 1, 3])
     mixed = graph.add("Reshape", mixed, graph.constant([0, 0, heads * size]))
-    return _add_linear(graph, mixed, attention.output, level)
+    return _add_linear(graph, mixed, attention.output, level, (block.scale1,))[0]
 
 
 def _add_rounding(graph: GraphBuilder, x: str, quantizer: object, level: Level) -> str:
@@ -91,11 +110,10 @@ def _add_rounding(graph: GraphBuilder, x: str, quantizer: object, level: Level) 
     return graph.add("Mul", steps, graph.constant(scale))
 
 
-def _add_mlp(graph: GraphBuilder, x: str, mlp: Mlp, level: Level) -> str:
-    inner = _add_linear(graph, x, mlp.fc1, level)
-    if mlp.is_gated:
-        gate, value = graph.split(inner, 2, axis=-1)
-        inner = graph.add("Mul", add_activation(graph, gate, mlp.activation_name), value)
-    else:
-        inner = add_activation(graph, inner, mlp.activation_name)
-    return _add_linear(graph, inner, mlp.fc2, level)
+def _add_mlp(graph: GraphBuilder, x: str, block: Block, level: Level) -> str:
+    mlp = block.mlp
+    first, *values = _add_linear(graph, x, mlp.fc1, level, (None, None) if mlp.is_gated else (None,))
+    inner = add_activation(graph, first, mlp.activation_name)
+    for value in values:
+        inner = graph.add("Mul", inner, value)
+    return _add_linear(graph, inner, mlp.fc2, level, (block.scale2,))[0]

@@ -27,6 +27,15 @@ class IntegerLinear(NamedTuple):
     input_zero_point: int  # the code of 0.0, from 0 to 2**input_bits - 1
     input_bits: int
 
+    def rows(self, start: int, stop: int, factor: Tensor | float = 1.0) -> "IntegerLinear":
+        """Return the layer of some of the outputs, each times a factor."""
+        part = slice(start, stop)
+        offset = None if self.offset is None else self.offset[part] * factor
+        bias = None if self.bias is None else self.bias[part] * factor
+        return self._replace(
+            codes=self.codes[part], scale=self.scale[part] * factor, offset=offset, bias=bias
+        )
+
     @property
     def input_range(self) -> tuple[float, float]:
         """The smallest and the largest input that has a code of its own."""
