@@ -11,7 +11,7 @@ from _models import dinov2_small
 from _timing import interleaved_ms, ratio, spread, write_result
 
 from quee_hf import QuEEForImageClassification
-from quee_hf.execution.network import assess_reading
+from quee_hf.execution.network import assess
 from quee_hf.exits.reading import ExitReading
 
 
@@ -23,7 +23,7 @@ def run_gates(model: QuEEForImageClassification, reading: ExitReading) -> None:
     """Ask every gate and decide, as if all images went to the last exit."""
     weights, seen = np.full(len(reading.logits), 0.1, np.float32), None
     for exit_index, exact in enumerate(model.router.tree.exact_nodes[:-1]):
-        reached = assess_reading(model, exit_index, reading, seen)
+        reached = assess(model, exit_index, reading, seen)
         model.decide(exit_index + 1, np.full(len(weights), exact), reached.scores.numpy(), weights)
         seen = reached.seen
 

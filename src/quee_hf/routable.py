@@ -10,7 +10,7 @@ from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
 from quee_hf.configuration import QuEEConfig
-from quee_hf.execution.network import Assessment, assess_reading
+from quee_hf.execution.network import Step, advance_by_parts
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.reading import ExitReading, spatial_variance
 from quee_hf.gates import GATES, ErrorGates, Gates
@@ -130,9 +130,9 @@ class RoutableModel(QuEEPreTrainedModel):
         """What the gate after `depth` segments makes of what `summarize` gave, `(batch, depth, summary)`."""
         return self.gates.logits(depth, seen).sigmoid()
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        """Read an exit, counted from 0, and ask the gate there; `seen` is of the exits before."""
-        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there; `seen` is of the exits before."""
+        return advance_by_parts(self, segment, level, hidden, seen)
 
     def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         """Take one step for each image: leave the network at its node, or go on at some level."""

@@ -6,7 +6,7 @@ import torch
 from tests.tiny import generator
 from torch import Tensor
 
-from quee_hf.execution.network import Assessment, assess_reading
+from quee_hf.execution.network import Step, advance_by_parts
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 from quee_hf.paths import Path, PathRules, PathTree
@@ -71,8 +71,8 @@ class ToyNetwork:
         previous = seen[:, -2] if depth > 1 else unknown
         return self.predict_errors(depth, current, previous)
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        return advance_by_parts(self, segment, level, hidden, seen)
 
     def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         return self.router.decide(depth, node, scores, cost_lambda)

@@ -13,8 +13,9 @@ from quee_hf.exits.heads import HEADS
 from quee_hf.graphs.activations import add_activation
 from quee_hf.graphs.builder import GraphBuilder
 from quee_hf.graphs.embedding import embedding_graph
-from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph, step_graph
-from quee_hf.graphs.segments import segment_graph
+from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph
+from quee_hf.graphs.segments import Segment, segment_graph
+from quee_hf.graphs.steps import last_step_graph, step_graph
 from quee_hf.quantization.affine import WeightCodes
 from quee_hf.quantization.integer import centred
 
@@ -36,6 +37,10 @@ def parts(model, exit_index):
     if model.config.logit_scale is not None:
         classes = ClassEmbeddings(model.get_buffer("class_embeddings"), model.config.logit_scale)
     return Exit(model.trunk.norm, model.heads[exit_index], num_tokens(model.config), classes)
+
+
+def segment(model, start, stop, level):
+    return Segment(model.trunk.blocks[start:stop], level, num_tokens(model.config))
 
 
 @pytest.fixture(autouse=True)
@@ -87,14 +92,17 @@ class TestStep:
                 untrained_gates(model)
         hidden, seen = model.embed(images(5, VARIANTS[variant].image_size)), None
         for index in range(3):
-            expected = model.assess(index, hidden, seen)
+            expected = model.advance(index, "fp32", hidden, seen)
             given = [hidden] if seen is None else [hidden, seen]
-            found = run(step_graph(parts(model, index), model.gates, index + 1), *given)
-            for one, other in zip(found, expected, strict=True):
+            made_of = segment(model, index, index + 1, "fp32"), parts(model, index)
+            result, *reached = run(step_graph(*made_of, model.gates, index + 1), *given)
+            torch.testing.assert_close(result, expected.hidden, **FLOATS)
+            for one, other in zip(reached, expected.reached, strict=True):
                 torch.testing.assert_close(one, other, **FLOATS)
-            hidden, seen = hidden.flip(0) * 1.1, expected.seen
-        (logits,) = run(step_graph(parts(model, 3), None, 4), hidden)
-        torch.testing.assert_close(logits, model.assess(3, hidden, seen).logits, **FLOATS)
+            hidden, seen = expected.hidden, expected.reached.seen
+        (logits,) = run(last_step_graph(segment(model, 3, 4, "fp32"), parts(model, 3)), hidden)
+        expected = model.advance(3, "fp32", hidden, seen).reached.logits
+        torch.testing.assert_close(logits, expected, **FLOATS)
 
 
 class TestSegment:
@@ -103,7 +111,7 @@ class TestSegment:
         with torch.inference_mode(False):
             model = wrap(variant.build(num_blocks=2), exit_blocks=[2])
         hidden = model.embed(images(3, variant.image_size))
-        graph = segment_graph(model.trunk, 0, 2, "fp32", num_tokens(model.config))
+        graph = segment_graph(segment(model, 0, 2, "fp32"))
         torch.testing.assert_close(
             run(graph, hidden)[0], model.trunk.run_blocks(hidden, 0, 2, "fp32"), **FLOATS
         )
@@ -116,7 +124,7 @@ class TestSegment:
             model = wrap(VARIANTS["dinov2"].build(num_blocks=1), exit_blocks=[1], levels=[8, 6, 4])
             quantize(model, images(8, 28), method=method)
         hidden = model.embed(images(6, 28, seed=1))
-        (found,) = run(segment_graph(model.trunk, 0, 1, bits, num_tokens(model.config)), hidden)
+        (found,) = run(segment_graph(segment(model, 0, 1, bits)), hidden)
         assert relative(found, model.trunk.run_blocks(hidden, 0, 1, bits)) < 0.01
 
     def test_products_that_are_kept_run_at_their_own_level(self):
@@ -124,7 +132,7 @@ class TestSegment:
             model = wrap(VARIANTS["vit"].build(num_blocks=1), exit_blocks=[1], levels=[4])
             quantize(model, images(8), method="min_max", keep={"1.fc1": "fp32", "1.fc2": 8})
         hidden = model.embed(images(6, seed=1))
-        (found,) = run(segment_graph(model.trunk, 0, 1, 4, num_tokens(model.config)), hidden)
+        (found,) = run(segment_graph(segment(model, 0, 1, 4)), hidden)
         assert relative(found, model.trunk.run_blocks(hidden, 0, 1, 4)) < 0.01
 
     @pytest.mark.parametrize(("method", "quantizer"), [("ptq4vit", "Twin"), ("torch_dynamic", "Dynamic")])
@@ -133,13 +141,13 @@ class TestSegment:
             model = wrap(VARIANTS["vit"].build(num_blocks=1), exit_blocks=[1], levels=[8])
             quantize(model, images(4), method=method)
         with pytest.raises(ValueError, match=f"No integer kernel computes .* {quantizer}"):
-            segment_graph(model.trunk, 0, 1, 8, num_tokens(model.config))
+            segment_graph(segment(model, 0, 1, 8))
 
     def test_weights_are_stored_in_a_byte_each(self):
         with torch.inference_mode(False):
             model = wrap(VARIANTS["vit"].build(num_blocks=1), exit_blocks=[1], levels=[8])
             quantize_fast(model)
-        graph = segment_graph(model.trunk, 0, 1, 8, num_tokens(model.config))
+        graph = segment_graph(segment(model, 0, 1, 8))
         codes = sum(product.load_codes(8).codes.numel() for product in linears(model))
         assert codes <= graph.ByteSize() < 3 * codes
 

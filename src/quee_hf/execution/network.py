@@ -21,6 +21,13 @@ class Assessment(NamedTuple):
     scores: Tensor | None
 
 
+class Step(NamedTuple):
+    """What running one segment gives."""
+
+    hidden: Tensor | None  # (batch, tokens, hidden); of no use, and perhaps not there, after the last segment
+    reached: Assessment
+
+
 class Network(Protocol):
     """A network in segments, with an exit after each and a gate before each but the first (or all)."""
 
@@ -51,8 +58,15 @@ class Network(Protocol):
     def score(self, depth: int, seen: Tensor) -> Tensor:
         """What the gate after `depth` segments makes of the exits passed, `(batch, depth, summary)`."""
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        """Read an exit and ask the gate there; `seen` is of the exits before, `None` at the first."""
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there.
+
+        Args:
+            segment: Counted from 0.
+            level: At which it runs.
+            hidden: `(batch, tokens, hidden)`.
+            seen: What gates keep of the exits before, `(batch, segment, summary)`; `None` at the first.
+        """
 
     def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         """Take one step: leave, or go on at some level.
@@ -65,16 +79,22 @@ class Network(Protocol):
         """
 
 
-def assess_reading(
-    network: Network, exit_index: int, reading: ExitReading, seen: Tensor | None
-) -> Assessment:
+def advance_by_parts(
+    network: Network, segment: int, level: Level, hidden: Tensor, seen: Tensor | None
+) -> Step:
+    """Do what `Network.advance` does by the other methods of a network."""
+    hidden = network.run_segment(segment, level, hidden)
+    return Step(hidden, assess(network, segment, network.read_exit(segment, hidden), seen))
+
+
+def assess(network: Network, exit_index: int, reading: ExitReading, seen: Tensor | None) -> Assessment:
     """Ask the gate at an exit, if there is one, by what the exit says.
 
     Args:
         network: Whose gates.
         exit_index: Counted from 0.
         reading: Of that exit.
-        seen: As `Network.assess` takes it.
+        seen: As `Network.advance` takes it.
     """
     depth = exit_index + 1
     if depth == len(network.router.tree.paths[-1]):
@@ -129,9 +149,9 @@ class NetworkWrapper:
         """Ask a gate."""
         return self._network.score(depth, seen)
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        """Read an exit and ask the gate there."""
-        return assess_reading(self, exit_index, self.read_exit(exit_index, hidden), seen)
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there."""
+        return advance_by_parts(self, segment, level, hidden, seen)
 
     def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         """Take one step."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from quee_hf.execution.network import Assessment, Network, assess_reading
+from quee_hf.execution.network import Assessment, Network, assess
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.exits.reading import ExitReading
@@ -97,7 +97,7 @@ class _OutputReader:
             seen = None if seen is None else seen[torch.from_numpy(kept)]
         where = self._active, torch.from_numpy(nodes)
         reading = ExitReading(*(part[where] for part in self._outputs.readings()))
-        reached = assess_reading(self._network, self._exit, reading, seen)
+        reached = assess(self._network, self._exit, reading, seen)
         self._seen = reached.seen
         self._exit += 1
         return reached

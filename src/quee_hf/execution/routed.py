@@ -1,10 +1,12 @@
 """Routed forward: every image runs only the segments of its own path, at its own levels."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from quee_hf.execution.network import Assessment, Network
+from quee_hf.execution.network import Assessment, Network, Step
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.paths import Path
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
@@ -15,32 +17,45 @@ class _SegmentRunner:
 
     def __init__(self, network: Network, hidden: Tensor) -> None:
         self._network = network
-        self._hidden = hidden
+        self._hidden: Tensor | None = hidden
         self._seen: Tensor | None = None
         self._segment = 0
 
     def __call__(self, kept: Indices | None, nodes: Indices) -> Assessment:
         levels = self._network.router.last_levels[nodes]
         if (levels == levels[0]).all():
-            hidden = self._run(levels[0], kept)
+            step = self._run(levels[0], kept)
         else:
-            hidden = torch.empty_like(self._hidden[: len(nodes)])
-            for level in np.unique(levels):
-                members = (levels == level).nonzero()[0]
-                hidden[_index(members)] = self._run(level, members if kept is None else kept[members])
-        seen = self._seen if kept is None or self._seen is None else self._seen[_index(kept)]
-        reached = self._network.assess(self._segment, hidden, seen)
-        self._hidden, self._seen = hidden, reached.seen
+            groups = [(levels == level).nonzero()[0] for level in np.unique(levels)]
+            steps = [
+                self._run(levels[members[0]], members if kept is None else kept[members])
+                for members in groups
+            ]
+            step = _merge(steps, torch.from_numpy(np.concatenate(groups).argsort()))
+        self._hidden, self._seen = step.hidden, step.reached.seen
         self._segment += 1
-        return reached
+        return step.reached
 
-    def _run(self, level: int, members: Indices | None) -> Tensor:
-        hidden = self._hidden if members is None else self._hidden[_index(members)]
-        return self._network.run_segment(self._segment, self._network.level_list[level], hidden)
+    def _run(self, level: int, members: Indices | None) -> Step:
+        hidden, seen = (
+            x if members is None or x is None else x[torch.from_numpy(members)]
+            for x in (self._hidden, self._seen)
+        )
+        assert hidden is not None
+        return self._network.advance(self._segment, self._network.level_list[level], hidden, seen)
 
 
-def _index(members: Indices) -> Tensor:
-    return torch.from_numpy(members)
+def _merge(steps: Sequence[Step], order: Tensor) -> Step:
+    """Put together what groups of images were given, in the order of the images."""
+    rows = [(step.hidden, *step.reached) for step in steps]
+    hidden, logits, seen, scores = (_join(column, order) for column in zip(*rows, strict=True))
+    assert logits is not None
+    return Step(hidden, Assessment(logits, seen, scores))
+
+
+def _join(parts: Iterable[Tensor | None], order: Tensor) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there)[order.to(there[0].device)] if there else None
 
 
 def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: float | Tensor) -> Routes:

@@ -40,9 +40,15 @@ class AttentionPooling(nn.Module):
         self.values = nn.Linear(hidden_size, value_size)
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def lenses(self) -> Tensor:
+        """What tokens are multiplied with to be compared with queries, `(hidden, queries)`."""
+        return self.keys.weight.T @ self.queries
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(batch, tokens, hidden)`, the class token first, to `(batch, size)`."""
         kept = self.dropout(tokens)
-        weights = (self.keys(kept) @ self.queries).softmax(dim=1)  # (batch, tokens, queries)
-        attended = (weights.mT @ self.values(kept)).flatten(1)
+        weights = (kept @ self.lenses).softmax(dim=1)  # (batch, tokens, queries)
+        # Weights add up to 1: values of what is attended to are what is attended to of values.
+        attended = self.values(weights.mT @ kept).flatten(1)
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1), attended], dim=1)

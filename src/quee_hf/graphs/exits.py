@@ -1,4 +1,4 @@
-"""Exits as ONNX graphs: from tokens to what exits and gates say of them."""
+"""Exits as ONNX graphs: from tokens to logits and to how much patch tokens differ."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,7 @@ from torch import Tensor, nn
 
 from quee_hf.exits.attention import AttentionPooling
 from quee_hf.exits.heads import ExitHead
-from quee_hf.gates import Gates
-from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.graphs.builder import GraphBuilder
-from quee_hf.graphs.gates import add_scores, add_summary
 
 
 class ClassEmbeddings(NamedTuple):
@@ -51,43 +48,16 @@ def exit_graph(parts: Exit) -> onnx.ModelProto:
         `logits` are `(batch, labels)`, `variance` is `(batch,)`, as `spatial_variance` gives it.
     """
     graph = GraphBuilder("hidden", parts.input_shape)
-    logits, variance = _add_exit(graph, parts)
+    logits, variance = add_exit(graph, graph.input, parts)
     graph.output(logits, "logits", (parts.num_labels,))
     graph.output(variance, "variance", ())
     return graph.model("exit")
 
 
-def step_graph(parts: Exit, gates: Gates | None, depth: int) -> onnx.ModelProto:
-    """Return an exit and the gate there as a graph: what `Network.assess` of `quee_hf.execution` computes.
-
-    From `hidden`, `(batch, tokens, hidden)`, and, but after the first segment, `seen`, `(batch, depth - 1,
-    summary)`, to `logits`, `(batch, labels)`, `known`, `(batch, depth, summary)`, and `scores`, as
-    `quee_hf.graphs.gates.add_scores` has it. Without gates, from `hidden` to `logits`.
-
-    Args:
-        parts: Of the exit.
-        gates: Of the model, if there is one at this exit.
-        depth: Segments before the exit.
-    """
-    graph = GraphBuilder("hidden", parts.input_shape)
-    logits, variance = _add_exit(graph, parts)
-    graph.output(logits, "logits", (parts.num_labels,))
-    if gates is None:
-        return graph.model("last_exit")
-    known = add_summary(graph, logits, variance, gates.features, parts.num_labels)
-    size = len(GATE_FEATURES[gates.features].unknown(parts.num_labels))
-    if depth > 1:
-        known = graph.add("Concat", graph.add_input("seen", (depth - 1, size)), known, axis=1)
-    graph.output(known, "known", (depth, size))
-    scores, shape = add_scores(graph, known, gates, depth)
-    graph.output(scores, "scores", shape)
-    return graph.model(f"step_{depth}")
-
-
-def _add_exit(graph: GraphBuilder, parts: Exit) -> tuple[str, str]:
+def add_exit(graph: GraphBuilder, hidden: str, parts: Exit) -> tuple[str, str]:
     """Add logits and variance. What no output depends on is left out by whatever runs the graph."""
     head, num_tokens = parts.head, parts.num_tokens
-    tokens = graph.norm(graph.input, parts.norm)
+    tokens = graph.norm(hidden, parts.norm)
     patches = graph.part(tokens, 1, head.num_prefix_tokens, num_tokens)
     mean = graph.add("ReduceMean", patches, graph.constant([1]), keepdims=1)
     outputs = _add_network(graph, _add_pooling(graph, tokens, patches, mean, head), head.network)
@@ -118,10 +88,9 @@ def _add_pooling(graph: GraphBuilder, tokens: str, patches: str, mean: str, head
     read = tokens
     if head.num_prefix_tokens > 1:
         read = graph.add("Concat", graph.part(tokens, 1, 0, 1), patches, axis=1)
-    keys = graph.linear(read, attention.keys.weight, None)
-    weights = graph.add("Softmax", graph.linear(keys, attention.queries.T, None), axis=1)
-    values = graph.linear(read, attention.values.weight, attention.values.bias)
-    attended = graph.add("MatMul", graph.add("Transpose", weights, perm=[0, 2, 1]), values)
+    weights = graph.add("Softmax", graph.linear(read, attention.lenses.T, None), axis=1)
+    attended = graph.add("MatMul", graph.add("Transpose", weights, perm=[0, 2, 1]), read)
+    attended = graph.linear(attended, attention.values.weight, attention.values.bias)
     attended = graph.add("Flatten", attended, axis=1)
     return graph.add("Concat", first, mean, attended, axis=1)
 

@@ -1,13 +1,12 @@
 """Blocks at a level as an ONNX graph: integer levels as pairs of QuantizeLinear and DequantizeLinear."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import onnx
-from torch import Tensor
+from torch import Tensor, nn
 
 from quee_hf.backbones.block import Block
-from quee_hf.backbones.trunk import Trunk
 from quee_hf.graphs.activations import add_activation
 from quee_hf.graphs.builder import GraphBuilder
 from quee_hf.levels import Level
@@ -18,29 +17,39 @@ from quee_hf.quantization.linear import MultiLevelLinear
 Factor = Tensor | float | None  # of a layer's outputs: one for each, one for all, or none
 
 
-def segment_graph(trunk: Trunk, start: int, stop: int, level: Level, num_tokens: int) -> onnx.ModelProto:
-    """Return blocks as a graph from `hidden`, `(batch, tokens, hidden)`, to `result`, of the same shape.
+class Segment(NamedTuple):
+    """Blocks at a level."""
 
-    Of products of two activations both sides are rounded, as everywhere, but multiplied as floats.
+    blocks: Sequence[nn.Module]  # each a `Block`
+    level: Level
+    num_tokens: int  # of an image
 
-    Args:
-        trunk: Whose blocks.
-        start: First block, counted from 0.
-        stop: After the last.
-        level: At which they run.
-        num_tokens: Of an image.
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an image's tokens."""
+        return self.num_tokens, cast(Block, self.blocks[0]).norm1.normalized_shape[0]
+
+
+def segment_graph(segment: Segment) -> onnx.ModelProto:
+    """Return a segment as a graph from `hidden`, `(batch, tokens, hidden)`, to `result`, of the same shape.
 
     Raises:
         ValueError: If a product cannot be computed by integer kernels.
     """
-    first = cast(Block, trunk.blocks[start])
-    shape = (num_tokens, first.norm1.normalized_shape[0])
-    graph = GraphBuilder("hidden", shape)
+    graph = GraphBuilder("hidden", segment.shape)
+    graph.output(add_segment(graph, segment), "result", segment.shape)
+    return graph.model("segment")
+
+
+def add_segment(graph: GraphBuilder, segment: Segment) -> str:
+    """Add a segment from the graph's first input to tokens of the same shape.
+
+    Of products of two activations both sides are rounded, as everywhere, but multiplied as floats.
+    """
     x = graph.input
-    for block in trunk.blocks[start:stop]:
-        x = _add_block(graph, x, cast(Block, block), level)
-    graph.output(x, "result", shape)
-    return graph.model(f"blocks_{start + 1}_to_{stop}")
+    for block in segment.blocks:
+        x = _add_block(graph, x, cast(Block, block), segment.level)
+    return x
 
 
 def _add_block(graph: GraphBuilder, x: str, block: Block, level: Level) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.configuration import QuEEConfig
-from quee_hf.execution.network import Assessment, Network, assess_reading
+from quee_hf.execution.network import Network, Step, assess
 from quee_hf.exits.reading import ExitReading
 from quee_hf.gates import Gates
 from quee_hf.levels import Level
@@ -57,9 +57,10 @@ class Engine(ABC):
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """What an exit, counted from 0, says of each image."""
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        """Read an exit and ask the gate there: the model's own, if an engine does nothing about it."""
-        return assess_reading(self.source, exit_index, self.read_exit(exit_index, hidden), seen)
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there: the model's, if not overridden."""
+        hidden = self.run_segment(segment, level, hidden)
+        return Step(hidden, assess(self.source, segment, self.read_exit(segment, hidden), seen))
 
     @abstractmethod
     def release(self) -> None:

@@ -10,12 +10,13 @@ from torch import Tensor
 from quee_hf.blueprint import check_runnable, image_size, num_tokens
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.engines.engine import Engine, Source
-from quee_hf.execution.network import Assessment
+from quee_hf.execution.network import Assessment, Step
 from quee_hf.exits.heads import ExitHead
 from quee_hf.exits.reading import ExitReading
 from quee_hf.graphs.embedding import embedding_graph
-from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph, step_graph
-from quee_hf.graphs.segments import segment_graph
+from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph
+from quee_hf.graphs.segments import Segment, segment_graph
+from quee_hf.graphs.steps import last_step_graph, step_graph
 from quee_hf.levels import Level
 
 # From contiguous float32 tensors on the CPU, in the order of the graph's inputs, to those of its outputs.
@@ -35,7 +36,7 @@ class GraphEngine(Engine):
 
     @abstractmethod
     def compile(self, graph: onnx.ModelProto, level: Level) -> Program:
-        """Return what runs a graph that computes at a level; exits and the embedding do at "fp32"."""
+        """Return what runs a graph: in bfloat16 if `level` is "bf16", else in float32, but for integers."""
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Map images to tokens."""
@@ -44,20 +45,31 @@ class GraphEngine(Engine):
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment."""
         check_runnable(self.source.config, level)
-        return self._run((segment, level), level, lambda: self._make_segment(segment, level), hidden)[0]
+        return self._run(
+            (segment, level), level, lambda: segment_graph(self._segment(segment, level)), hidden
+        )[0]
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""
         return ExitReading(*self._run(exit_index, "fp32", lambda: exit_graph(self._exit(exit_index)), hidden))
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        """Read an exit and ask the gate there, in one go."""
-        inputs = [hidden] if seen is None or self._is_last(exit_index) else [hidden, seen]
-        found = self._run(("step", exit_index), "fp32", lambda: self._make_step(exit_index), *inputs)
-        return Assessment(found[0], seen, None) if self._is_last(exit_index) else Assessment(*found)
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there, in one go.
 
-    def _is_last(self, exit_index: int) -> bool:
-        return exit_index == self.source.config.num_exits - 1
+        At "bf16" in two: exits and gates are computed in float32.
+        """
+        if level == "bf16":
+            return super().advance(segment, level, hidden, seen)
+        check_runnable(self.source.config, level)
+        key, make = ("step", segment, level), lambda: self._make_step(segment, level)
+        if self._is_last(segment):
+            return Step(None, Assessment(self._run(key, level, make, hidden)[0], seen, None))
+        inputs = [hidden] if seen is None else [hidden, seen]
+        hidden, *reached = self._run(key, level, make, *inputs)
+        return Step(hidden, Assessment(*reached))
+
+    def _is_last(self, segment: int) -> bool:
+        return segment == self.source.config.num_exits - 1
 
     def release(self) -> None:
         """Drop the compiled graphs."""
@@ -66,20 +78,22 @@ class GraphEngine(Engine):
     def _make_embedding(self) -> onnx.ModelProto:
         return embedding_graph(self.source.trunk, image_size(self.source.config))
 
-    def _make_segment(self, segment: int, level: Level) -> onnx.ModelProto:
+    def _segment(self, segment: int, level: Level) -> Segment:
         config = self.source.config
         start, stop = config.segments[segment]
-        return segment_graph(self.source.trunk, start, stop, level, num_tokens(config))
+        return Segment(list(self.source.trunk.blocks[start:stop]), level, num_tokens(config))
+
+    def _make_step(self, segment: int, level: Level) -> onnx.ModelProto:
+        parts = self._segment(segment, level), self._exit(segment)
+        if self._is_last(segment):
+            return last_step_graph(*parts)
+        return step_graph(*parts, self.source.gates, segment + 1)
 
     def _exit(self, exit_index: int) -> Exit:
         trunk, config, classes = self.source.trunk, self.source.config, None
         if config.logit_scale is not None:
             classes = ClassEmbeddings(self.source.get_buffer("class_embeddings"), config.logit_scale)
         return Exit(trunk.norm, cast(ExitHead, self.source.heads[exit_index]), num_tokens(config), classes)
-
-    def _make_step(self, exit_index: int) -> onnx.ModelProto:
-        gates = None if self._is_last(exit_index) else self.source.gates
-        return step_graph(self._exit(exit_index), gates, exit_index + 1)
 
     def _run(
         self, key: object, level: Level, make: Callable[[], onnx.ModelProto], *inputs: Tensor

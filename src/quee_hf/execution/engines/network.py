@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from quee_hf.execution.engines.engine import Engine
-from quee_hf.execution.network import Assessment, Network, NetworkWrapper
+from quee_hf.execution.network import Network, NetworkWrapper, Step
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 
@@ -28,9 +28,9 @@ class EngineNetwork(NetworkWrapper):
         """Run one segment."""
         return self._engine.run_segment(segment, level, hidden)
 
-    def assess(self, exit_index: int, hidden: Tensor, seen: Tensor | None) -> Assessment:
-        """Read an exit and ask the gate there."""
-        return self._engine.assess(exit_index, hidden, seen)
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there."""
+        return self._engine.advance(segment, level, hidden, seen)
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""

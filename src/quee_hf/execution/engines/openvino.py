@@ -17,17 +17,19 @@ from quee_hf.levels import Level
 class OpenVINOEngine(GraphEngine):
     """Compiles graphs with OpenVINO, for as many threads as torch uses.
 
-    Beside integer products, numbers are float32 at "fp32", and what OpenVINO finds best for the processor at
-    every other level: bfloat16, where it has instructions for it.
+    Numbers that are not integers are float32 but at "bf16", where segments run in bfloat16 if the processor
+    has instructions for it.
     """
 
     name: ClassVar[str] = "openvino"
 
     def compile(self, graph: onnx.ModelProto, level: Level) -> Program:
         """Return what runs a graph."""
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        if level == "fp32":
-            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if level == "bf16" else "f32",
+        }
         core = _core()
         return _Program(core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings))
 

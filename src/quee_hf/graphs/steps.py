@@ -1,0 +1,46 @@
+"""One step through a network as an ONNX graph: a segment, the exit after it, and the gate there."""
+
+import onnx
+
+from quee_hf.gates import Gates
+from quee_hf.gates.features import GATE_FEATURES
+from quee_hf.graphs.builder import GraphBuilder
+from quee_hf.graphs.exits import Exit, add_exit
+from quee_hf.graphs.gates import add_scores, add_summary
+from quee_hf.graphs.segments import Segment, add_segment
+
+
+def last_step_graph(segment: Segment, parts: Exit) -> onnx.ModelProto:
+    """Return the last segment and exit as a graph from `hidden`, `(batch, tokens, hidden)`, to `logits`."""
+    graph = GraphBuilder("hidden", segment.shape)
+    logits, _ = add_exit(graph, add_segment(graph, segment), parts)
+    graph.output(logits, "logits", (parts.num_labels,))
+    return graph.model("last_step")
+
+
+def step_graph(segment: Segment, parts: Exit, gates: Gates, depth: int) -> onnx.ModelProto:
+    """Return a segment, the exit after it and the gate there as a graph.
+
+    It goes from `hidden`, `(batch, tokens, hidden)`, and, but after the first segment, `seen`, `(batch,
+    depth - 1, summary)`, to `result`, shaped like `hidden`, `logits`, `(batch, labels)`, `known`, `(batch,
+    depth, summary)`, and `scores`, as `quee_hf.graphs.gates.add_scores` has it.
+
+    Args:
+        segment: Its blocks.
+        parts: Of the exit.
+        gates: Of the model.
+        depth: Segments run after this one.
+    """
+    graph = GraphBuilder("hidden", segment.shape)
+    result = add_segment(graph, segment)
+    logits, variance = add_exit(graph, result, parts)
+    known = add_summary(graph, logits, variance, gates.features, parts.num_labels)
+    size = len(GATE_FEATURES[gates.features].unknown(parts.num_labels))
+    if depth > 1:
+        known = graph.add("Concat", graph.add_input("seen", (depth - 1, size)), known, axis=1)
+    scores, shape = add_scores(graph, known, gates, depth)
+    graph.output(result, "result", segment.shape)
+    graph.output(logits, "logits", (parts.num_labels,))
+    graph.output(known, "known", (depth, size))
+    graph.output(scores, "scores", shape)
+    return graph.model(f"step_{depth}")
