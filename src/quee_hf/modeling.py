@@ -126,8 +126,8 @@ class QuEEForImageClassification(RoutableModel):
         """Choose what runs the network in evaluation mode; training and `quee_hf.quantize` do not use it.
 
         Args:
-            name: "torch": the model's own modules, which simulate integer levels; "openvino" or
-                "onnxruntime": integer kernels on the CPU, each an extra of this package.
+            name: "torch": the model's own modules, which simulate integer levels; "torch_int8": PyTorch's
+                integer kernels; "openvino" or "onnxruntime": those of an extra of this package.
 
         Raises:
             ValueError: If there is no such engine.

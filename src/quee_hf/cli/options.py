@@ -62,8 +62,8 @@ Debug = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        help="What runs the network: torch (simulates integer levels), openvino or onnxruntime (integer"
-        " kernels on the CPU).",
+        help="What runs the network: torch (simulates integer levels), openvino, onnxruntime or torch_int8"
+        " (integer kernels).",
         rich_help_panel=RUNNING,
     ),
 ]

@@ -10,8 +10,7 @@ from quee_hf.backbones.block import Block
 from quee_hf.graphs.activations import add_activation
 from quee_hf.graphs.builder import GraphBuilder
 from quee_hf.levels import Level
-from quee_hf.quantization.activation import UniformQuantizer
-from quee_hf.quantization.integer import integer_linear
+from quee_hf.quantization.integer import integer_linear, uniform_steps
 from quee_hf.quantization.linear import MultiLevelLinear
 
 Factor = Tensor | float | None  # of a layer's outputs: one for each, one for all, or none
@@ -108,9 +107,7 @@ def _add_rounding(graph: GraphBuilder, x: str, quantizer: object, level: Level) 
     """Round one side of a product of activations, where a level of few bits does."""
     if isinstance(level, str):
         return x
-    if not isinstance(quantizer, UniformQuantizer):
-        raise ValueError(f"No integer kernel computes activations quantized by {type(quantizer).__name__}.")
-    scale, zero_point = quantizer.parameters_at(level).values()
+    scale, zero_point = uniform_steps(quantizer, level)
     low = -zero_point * scale
     high = low + (2**level - 1) * scale
     # Heads may have ranges of their own, which Clip has no word for.

@@ -57,6 +57,18 @@ def integer_linear(linear: MultiLevelLinear, level: int) -> IntegerLinear:
     return IntegerLinear(*weight, bias, float(found["scale"]), int(found["zero_point"]), level)
 
 
+def uniform_steps(quantizer: object, level: int) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of one side of a product of two activations, as they are stored.
+
+    Raises:
+        ValueError: If its steps are not equal steps of a range known beforehand.
+    """
+    if not isinstance(quantizer, UniformQuantizer):
+        raise ValueError(f"No integer kernel computes activations quantized by {type(quantizer).__name__}.")
+    found = quantizer.parameters_at(level)
+    return found["scale"], found["zero_point"]
+
+
 def centred(quantized: WeightCodes) -> WeightCodes:
     """Move codes so that their offset is as near 0 as 8 bits allow; the weight stays the same.
 

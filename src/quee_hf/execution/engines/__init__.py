@@ -5,10 +5,12 @@ from importlib import import_module
 from quee_hf.errors import MissingExtraError
 from quee_hf.execution.engines.engine import Engine, Source
 
-# Name -> module, class and extra. Their libraries are imported when an engine is chosen.
+# Name -> module and class. Their libraries, extras of the same names, are imported when an engine is chosen;
+# the last needs none.
 _ENGINES = {
     "openvino": ("openvino", "OpenVINOEngine"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeEngine"),
+    "torch_int8": ("torch_int8", "TorchInt8Engine"),
 }
 REFERENCE = "torch"  # the model's own modules
 ENGINES = (REFERENCE, *_ENGINES)

@@ -24,6 +24,9 @@ class Source(Network, Protocol):
     def get_buffer(self, target: str) -> Tensor:
         """Return a tensor by its name: "class_embeddings", if heads return an embedding."""
 
+    def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
+        """What an exit, counted from 0, says of each image, by the model's own modules."""
+
 
 class Engine(ABC):
     """Runs the embedding, the segments and the exits of a model.

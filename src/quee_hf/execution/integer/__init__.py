@@ -1,0 +1,1 @@
+"""Blocks on the integer kernels that PyTorch itself has."""
