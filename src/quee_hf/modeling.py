@@ -127,11 +127,14 @@ class QuEEForImageClassification(RoutableModel):
 
         Args:
             name: "torch": the model's own modules, which simulate integer levels; "torch_int8": PyTorch's
-                integer kernels; "openvino" or "onnxruntime": those of an extra of this package.
+                integer kernels; "openvino" or "onnxruntime": those of an extra of this package; "auto":
+                whichever of those installed is fastest with this model on this machine, which takes seconds
+                to find out.
 
         Raises:
             ValueError: If there is no such engine.
             MissingExtraError: If it is not installed.
+            NotReadyError: If it is "auto", and the model is not quantized yet.
         """
         self._engine = make_engine(name, self)
 

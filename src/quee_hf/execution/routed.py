@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Assessment, Network, Step
+from quee_hf.execution.rows import take_rows
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.paths import Path
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
@@ -38,8 +39,7 @@ class _SegmentRunner:
 
     def _run(self, level: int, members: Indices | None) -> Step:
         hidden, seen = (
-            x if members is None or x is None else x[torch.from_numpy(members)]
-            for x in (self._hidden, self._seen)
+            x if members is None or x is None else take_rows(x, members) for x in (self._hidden, self._seen)
         )
         assert hidden is not None
         return self._network.advance(self._segment, self._network.level_list[level], hidden, seen)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.tiny import VARIANTS, every_variant, images, mixed_lambdas, quantize_fast, untrained_gates, wrap
 
-from quee_hf import MissingExtraError, NotReadyError
+from quee_hf import MissingExtraError, NotReadyError, quantize
 from quee_hf.execution import engines
-from quee_hf.execution.engines import ENGINES, REFERENCE
+from quee_hf.execution.engines import ENGINES, REFERENCE, choice, make_engine
 
 FLOATS = {"rtol": 1e-4, "atol": 1e-4}  # sums of float32 in another order, through all blocks
 every_engine = pytest.mark.parametrize("engine", [name for name in ENGINES if name != REFERENCE])
@@ -185,6 +185,53 @@ def test_the_reference_is_where_a_model_starts():
     assert model.engine == REFERENCE
     model.set_engine(REFERENCE)
     assert model.engine == REFERENCE
+
+
+class TestFastest:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """Seconds that a run on each engine is said to take; engines it does not name are not installed."""
+        seconds = {}
+
+        def make(name, source):
+            if name not in seconds:
+                raise MissingExtraError(name)
+            return make_engine(name, source)
+
+        def measure(network, images, path):
+            engine = getattr(network, "_engine", None)
+            return seconds[REFERENCE if engine is None else engine.name]
+
+        monkeypatch.setattr(engines, "make_engine", make)
+        monkeypatch.setattr(choice, "_seconds", measure)
+        return seconds
+
+    @pytest.mark.parametrize("winner", ["torch", "torch_int8", "openvino"])
+    def test_is_taken(self, clock, winner):
+        clock |= {"torch": 3.0, "torch_int8": 3.0, "openvino": 3.0, winner: 1.0}
+        model = routable()
+        model.set_engine("auto")
+        assert model.engine == winner
+        expected, found = both(model, winner, images(4), path=["fp32"] * 3)
+        torch.testing.assert_close(found.logits, expected.logits, **FLOATS)
+
+    def test_what_cannot_run_the_model_is_left_out(self, clock):
+        clock |= {"torch": 3.0, "openvino": 1.0}
+        model = wrap(VARIANTS["vit"].build(), levels=[8])
+        quantize(model, images(4), method="repq", log=True)
+        with pytest.warns(UserWarning, match="'openvino' cannot run this model: No integer kernel"):
+            model.set_engine("auto")
+        assert model.engine == "torch"
+
+    def test_needs_a_quantized_model(self, clock):
+        clock |= {"torch": 1.0}
+        with pytest.raises(NotReadyError, match="call `quee_hf.quantize` first"):
+            wrap(VARIANTS["vit"].build(), levels=[8]).set_engine("auto")
+
+    def test_is_found_by_running_them(self):
+        model = routable()
+        model.set_engine("auto")
+        assert model.engine in ENGINES
 
 
 def test_an_unknown_engine_is_refused():
