@@ -3,6 +3,7 @@
 Run by `speed.py`: `python _speed_prepare.py STAGE FOLDER SOURCE`. Imports are local: no interpreter has all of them.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -136,6 +137,7 @@ def nncf(folder: Path, output: Path, source: str) -> None:
         subset_size=len(images),
     )
     ov.save_model(quantized, output / "model.xml", compress_to_fp16=False)
+    (output / "versions.json").write_text(json.dumps({"nncf": toolkit.__version__}))
 
 
 def _logits_only(folder: Path) -> Any:
