@@ -1,7 +1,7 @@
 """One contender of `speed.py` in a process of its own, which answers the commands of `_speed_turns.py`.
 
-Run by `speed.py`: `python _speed_contenders.py SPEC`. Commands and answers are lines of JSON; between commands the
-process waits for its input. Imports are local: no interpreter has all packages.
+Run by `speed.py`: `python _speed_contenders.py SPEC`. Commands and answers are lines of JSON; between
+commands the process waits for its input. Imports are local: no interpreter has all packages.
 """
 
 import json
@@ -46,7 +46,7 @@ def load_hf(spec: dict[str, Any]) -> Runner:
 
 
 def load_torchao(spec: dict[str, Any]) -> Runner:
-    """The stock model with INT8 weights and activations quantized as they come, compiled for this batch size."""
+    """The stock model, INT8 with ranges of activations taken as they come, compiled for this batch size."""
     import torch
     from torch._inductor import config
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
@@ -168,7 +168,7 @@ class Session:
         self.batches = [self.runner.convert(self._pixels(start)) for start in starts]
         self.position = 0
         self.last_seconds = 0.0
-        # Routed models compile a segment when the first image comes to it: all images once, unless that takes long.
+        # Routed models compile a segment when the first image comes to it: they see all images once.
         start = time.perf_counter()
         for batch in (self.batches[0], *self.batches):
             self.runner.run(batch)

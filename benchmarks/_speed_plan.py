@@ -1,4 +1,4 @@
-"""What `speed.py` compares: sizes, contenders, and what each is made from. Needs the standard library only."""
+"""What `speed.py` compares: sizes, contenders, and what each is made from. Standard library only."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,6 +1,7 @@
 """What contenders of `speed.py` are made from; each stage is a process of its own and writes one folder.
 
-Run by `speed.py`: `python _speed_prepare.py STAGE FOLDER SOURCE`. Imports are local: no interpreter has all of them.
+Run by `speed.py`: `python _speed_prepare.py STAGE FOLDER SOURCE`. Imports are local: no interpreter has all
+packages.
 """
 
 import json

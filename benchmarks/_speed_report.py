@@ -14,6 +14,14 @@ from quee_hf.tables import markdown_table
 
 _OURS, _THEIRS, _NNCF = "#D55E00", "#56B4E9", "#0072B2"  # Okabe and Ito
 COMMAND = "python benchmarks/speed.py --peers-python PEERS/bin/python"
+_PEERS = (
+    "Peers run at their best as far as we found it. ONNX Runtime and OpenVINO compile for each batch "
+    "size. ONNX Runtime INT8 has weights in int8 by channel and activations in uint8, for Conv, Gemm "
+    "and MatMul, with the ranges of 300 images. NNCF quantizes with its settings for transformers and "
+    "300 images; what is not integer runs in float32 or bfloat16, and the faster of the two at a batch "
+    "size is called NNCF here. torchao compiles for each batch size, with `max-autotune` and frozen "
+    "weights. OpenVINO's hint is LATENCY. Thread pools wait as their libraries have it."
+)
 Spread = dict[str, float]
 
 
@@ -68,28 +76,17 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
         "# Speed beside other runtimes",
         f"Written by `{COMMAND}` on {result['date']}, with {versions}.",
         f"{processor['model']}, {processor['cores']} cores ({flags}); {result['threads']} threads."
-        f" Each contender is a process; {result['rounds']} rounds, in each of which all are asked in turn, in an order drawn anew,"
-        f" to run real images for about {result['seconds_per_visit']} s, other images each time. Loading, compiling and"
-        " preprocessing are not timed. Numbers are medians over rounds, with quartiles in parentheses; ratios"
-        " are taken within a round. Images per second count all images of a visit: easy ones take a routed model less"
-        " time than hard ones.",
-        _settings_of_peers(),
+        f" Each contender is a process. In each of {result['rounds']} rounds all are asked in turn, in an"
+        f" order drawn anew, to run real images for about {result['seconds_per_visit']} s, others each time."
+        " Loading, compiling and preprocessing are not timed. Numbers are medians over rounds, with quartiles"
+        " in parentheses; ratios are taken within a round. Images per second count all images of a visit: easy"
+        " ones take a routed model less time than hard ones.",
+        _PEERS,
         "![Images per second relative to Hugging Face float32](speed.png)",
     ]
     for size in result["sizes"].values():
         text += _section(size, result["cost_lambda"])
     (folder / "speed.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-
-
-def _settings_of_peers() -> str:
-    return (
-        "Peers at their best as far as we found it: ONNX Runtime and OpenVINO are compiled for each batch size;"
-        " ONNX Runtime INT8 has weights in int8 by channel and activations in uint8 (the products, Gemm and Conv;"
-        " min-max of 300 images); NNCF quantizes with its settings for transformers and 300 images, and what is not"
-        " integer runs in float32 or bfloat16: the faster of the two at a batch size is called NNCF here. torchao is"
-        " compiled for each batch size with `max-autotune` and frozen weights. OpenVINO's hint is LATENCY. Waiting"
-        " policies of thread pools are the libraries' own."
-    )
 
 
 def _section(size: dict[str, Any], cost_lambda: float | None) -> list[str]:
@@ -105,34 +102,30 @@ def _section(size: dict[str, Any], cost_lambda: float | None) -> list[str]:
         [size["labels"][name], *_cells(batches, name, "over_float32"), _quality(size, name, is_routed)]
         for name in size["labels"]
     ]
-    text += [
+    nncf = "".join(
+        f"; at {title} {_nncf_name(size, batch)}" for title, batch in zip(titles, batches, strict=True)
+    )
+    speeds = [
+        [
+            size["labels"][name],
+            *_cells(batches, name, "images_per_second"),
+            *_cells(batches, name, "latency_ms"),
+        ]
+        for name in size["labels"]
+    ]
+    return [
+        *text,
         "Images per second relative to Hugging Face float32:",
         markdown_table(["", *titles, quality], rows),
         _about_quality(size, is_routed),
-        "Relative to NNCF INT8"
-        + "".join(
-            f"; at {title} {_nncf_name(size, batch)}" for title, batch in zip(titles, batches, strict=True)
-        )
-        + ":",
+        f"Relative to NNCF INT8{nncf}:",
         markdown_table(
-            ["", *titles],
-            [[size["labels"][name], *_cells(batches, name, "over_nncf")] for name in ours],
+            ["", *titles], [[size["labels"][name], *_cells(batches, name, "over_nncf")] for name in ours]
         ),
         "Images per second, and milliseconds of a batch (median of a visit):",
-        markdown_table(
-            ["", *titles, *(f"{title}, ms" for title in titles)],
-            [
-                [
-                    size["labels"][name],
-                    *_cells(batches, name, "images_per_second"),
-                    *_cells(batches, name, "latency_ms"),
-                ]
-                for name in size["labels"]
-            ],
-        ),
+        markdown_table(["", *titles, *(f"{title}, ms" for title in titles)], speeds),
         _waiting(batches),
     ]
-    return text
 
 
 def _cells(batches: Mapping[str, Any], name: str, field: str) -> list[str]:
@@ -174,8 +167,8 @@ def _about_quality(size: dict[str, Any], has_labels: bool) -> str:
     if has_labels:
         return f"Accuracy on {count} test images, at batch {ACCURACY_BATCH_SIZE}."
     return (
-        f"Weights are random, so there is no accuracy: logits of {count} images differ from those of Hugging Face"
-        " float32 by this share of their norm, which says that all compute the same."
+        f"Weights are random, so there is no accuracy: by this share of their norm logits of {count} images"
+        " differ from those of Hugging Face float32."
     )
 
 

@@ -28,7 +28,7 @@ WARMUP_SECONDS = 1.0
 
 
 def default_lambda(config: dict[str, Any]) -> float:
-    """Return the lambda of the cheapest operating point that loses at most `MAX_DROP` against the full path."""
+    """Return the lambda of the cheapest operating point at most `MAX_DROP` below the full path."""
     full = config["record"]["measured"]["exits"][-1]["accuracy"]
     found = cheapest_within(config["operating_points"], full - MAX_DROP)
     if found is None:

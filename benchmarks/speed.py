@@ -1,10 +1,11 @@
 """Images per second of QuEE on each engine, beside ONNX Runtime, OpenVINO, NNCF and torchao, in one run.
 
-Run: `python benchmarks/speed.py --peers-python PEERS/bin/python`. NNCF and torchao need an environment of their own,
-with what `benchmarks/speed-peers.txt` says; without it they are reported as not run. Every contender is a process,
-and all are asked in turns. What they are made from is kept in `runs/speed/`, and so are finished batch sizes until
-the run is complete: an interrupted one goes on. Writes `benchmarks/results/speed.json`, `docs/results/speed.md` and
-its picture; `--report` writes the latter two from the first. On a quiet machine only.
+Run: `python benchmarks/speed.py --peers-python PEERS/bin/python`, on a quiet machine. NNCF and torchao need
+an environment of their own, with what `benchmarks/speed-peers.txt` says; without it they are reported as
+not run. Every contender is a process, and all are asked in turns. What they are made from is kept in
+`runs/speed/`; so are finished batch sizes until the run is complete: an interrupted one goes on. Writes
+`benchmarks/results/speed.json`, `docs/results/speed.md` and its picture; `--report` writes the latter two
+from the first.
 """
 
 import argparse
