@@ -79,8 +79,8 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
         f" Each contender is a process. In each of {result['rounds']} rounds all are asked in turn, in an"
         f" order drawn anew, to run real images for about {result['seconds_per_visit']} s, others each time."
         " Loading, compiling and preprocessing are not timed. Numbers are medians over rounds, with quartiles"
-        " in parentheses; ratios are taken within a round. Images per second count all images of a visit: easy"
-        " ones take a routed model less time than hard ones.",
+        " in parentheses; ratios are taken within a round. Images per second count all images of a visit:"
+        " easy ones take a routed model less time than hard ones.",
         _PEERS,
         "![Images per second relative to Hugging Face float32](speed.png)",
     ]
