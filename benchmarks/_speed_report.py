@@ -20,7 +20,7 @@ _PEERS = (
     "and MatMul, with the ranges of 300 images. NNCF quantizes with its settings for transformers and "
     "300 images; what is not integer runs in float32 or bfloat16, and the faster of the two at a batch "
     "size is called NNCF here. torchao compiles for each batch size, with `max-autotune` and frozen "
-    "weights. OpenVINO's hint is LATENCY. Thread pools wait as their libraries have it."
+    "weights. OpenVINO's hint is LATENCY."
 )
 Spread = dict[str, float]
 
@@ -80,7 +80,7 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
         f" order drawn anew, to run real images for about {result['seconds_per_visit']} s, others each time."
         " Loading, compiling and preprocessing are not timed. Numbers are medians over rounds, with quartiles"
         " in parentheses; ratios are taken within a round. Images per second count all images of a visit:"
-        " easy ones take a routed model less time than hard ones.",
+        f" easy ones take a routed model less time than hard ones. OMP_WAIT_POLICY: {result['omp_wait_policy']}.",
         _PEERS,
         "![Images per second relative to Hugging Face float32](speed.png)",
     ]
@@ -102,9 +102,6 @@ def _section(size: dict[str, Any], cost_lambda: float | None) -> list[str]:
         [size["labels"][name], *_cells(batches, name, "over_float32"), _quality(size, name, is_routed)]
         for name in size["labels"]
     ]
-    nncf = "".join(
-        f"; at {title} {_nncf_name(size, batch)}" for title, batch in zip(titles, batches, strict=True)
-    )
     speeds = [
         [
             size["labels"][name],
@@ -118,7 +115,7 @@ def _section(size: dict[str, Any], cost_lambda: float | None) -> list[str]:
         "Images per second relative to Hugging Face float32:",
         markdown_table(["", *titles, quality], rows),
         _about_quality(size, is_routed),
-        f"Relative to NNCF INT8{nncf}:",
+        _about_nncf(size, ours),
         markdown_table(
             ["", *titles], [[size["labels"][name], *_cells(batches, name, "over_nncf")] for name in ours]
         ),
@@ -172,9 +169,28 @@ def _about_quality(size: dict[str, Any], has_labels: bool) -> str:
     )
 
 
-def _nncf_name(size: dict[str, Any], batch: str) -> str:
-    name = size["batches"][batch]["nncf"]
-    return "not run" if name is None else f"with {size['labels'][name].rpartition(', ')[2]}"
+def _about_nncf(size: dict[str, Any], ours: Sequence[str]) -> str:
+    """Say which NNCF is meant, and how long one image takes."""
+    settings = [
+        "it did not run" if batch["nncf"] is None else size["labels"][batch["nncf"]].rpartition(", ")[2]
+        for batch in size["batches"].values()
+    ]
+    chosen = ", ".join(
+        f"batch {batch}: {text}" for batch, text in zip(size["batches"], settings, strict=True)
+    )
+    text = f"Relative to NNCF INT8 ({chosen})"
+    one = size["batches"].get("1")
+    if one is not None and one["nncf"] is not None:
+        names = [name for name in ours if name.endswith("full") and name in one["rows"]]
+        times = [
+            f"{one['rows'][name]['latency_ms']['median']:.1f} ms {words}"
+            for name, words in (
+                (one["nncf"], "with NNCF"),
+                *((name, f"with {size['labels'][name]}") for name in names),
+            )
+        ]
+        text += f"; one image takes {', '.join(times)} (median)"
+    return f"{text}:"
 
 
 def _waiting(batches: Mapping[str, Any]) -> str:
@@ -215,12 +231,12 @@ def _draw_panel(axes: Axes, labels: Mapping[str, str], batch: dict[str, Any]) ->
             continue
         axes.barh(position, value["median"], color=color, height=0.7)
         axes.plot([value["low"], value["high"]], [position, position], color="black", linewidth=1.2)
-        axes.text(value["median"], position, f"  {value['median']:.2f}", va="center", fontsize=8)
+        axes.text(value["high"], position, f"  {value['median']:.2f}", va="center", fontsize=8)
     nncf = batch["rows"].get(batch["nncf"] or "", {}).get("over_float32")
     if nncf is not None:
         axes.axvline(nncf["median"], color=_NNCF, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(labels)), list(labels.values()), fontsize=9)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.4, -0.6)  # from top to bottom
     axes.margins(x=0.15)
     axes.grid(visible=True, axis="x", color="0.9")
     axes.set_axisbelow(True)

@@ -66,6 +66,7 @@ class Run:
             "model": [str(chosen.model), weights.stat().st_mtime if weights.exists() else None],
             "peers_python": str(chosen.peers_python),
             "cost_lambda": self.cost_lambda,
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
             **{name: getattr(chosen, name) for name in ("rounds", "seconds", "threads", "num_test")},
         }
 

@@ -52,6 +52,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "versions": versions,
         "threads": arguments.threads,
         "processor": describe_processor(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "rounds": arguments.rounds,
         "seconds_per_visit": arguments.seconds,
         "cost_lambda": run.cost_lambda,
