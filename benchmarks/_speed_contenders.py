@@ -225,7 +225,8 @@ def main() -> None:
             answers.write(json.dumps({**answer, "cpu_seconds": time.process_time() - cpu}) + "\n")
     except Exception as error:  # whatever a library raises becomes the reason in the table
         traceback.print_exc()
-        answers.write(json.dumps({"error": f"{type(error).__name__}: {error}".splitlines()[0]}) + "\n")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        answers.write(json.dumps({"error": reason}) + "\n")
 
 
 if __name__ == "__main__":
