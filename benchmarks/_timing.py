@@ -43,7 +43,7 @@ def ratio(numerators: list[float], denominators: list[float]) -> dict[str, float
     return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
-def write_result(name: str, result: dict[str, Any]) -> None:
+def write_result(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
     """Write a result with what it was measured on, and print it."""
     packages = {package: version(package) for package in ("torch", "transformers", "quee-hf")}
     context = {
@@ -52,7 +52,7 @@ def write_result(name: str, result: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     text = json.dumps({**context, **result}, indent=2)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")
     print(text)
