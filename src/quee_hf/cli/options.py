@@ -63,7 +63,7 @@ Engine = Annotated[
     str,
     typer.Option(
         help="What runs the network: torch (simulates integer levels), openvino, onnxruntime or torch_int8"
-        " (integer kernels).",
+        " (integer kernels), or auto (the fastest here).",
         rich_help_panel=RUNNING,
     ),
 ]
