@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.profiles import make_profile
 from tests.tiny import VARIANTS, images, untrained_gates, wrap
 
 from quee_hf import QuEEForImageClassification, add_level, load_calibration, quantize, save_calibration
@@ -101,10 +102,18 @@ class TestRefusals:
         calibration = quantize(other, images(4, seed=5))
         self.refuse(model, 6, calibration, "of another model, or of other images")
 
-    def test_a_cost_table_without_the_level(self, quantized):
-        model, calibration = quantized
-        model.config.cost_table = [[2.0, 1.0]] * 3
-        self.refuse(model, 6, calibration, "`cost_table` is for other levels")
+
+def test_times_without_the_new_level_are_forgotten():
+    model = model_with([8, 4])
+    calibration = quantize(model, images(4))
+    model.config.cost_table, model.config.cost_model = [[2.0, 1.0]] * 3, "latency"
+    model.config.record = {"base_model": "org/vit", "profile": make_profile(3, 2)}
+    model.config.validate()
+    add_level(model, 6, calibration)
+    assert (model.config.cost_table, model.config.cost_model) == (None, "bitops")
+    assert model.config.record == {"base_model": "org/vit"}
+    model.config.validate()
+    assert model.router.costs.max() == 1
 
 
 class TestFiles:

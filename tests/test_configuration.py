@@ -7,11 +7,13 @@ import sys
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from tests.profiles import make_profile
 from transformers import AutoConfig, CLIPVisionConfig, Dinov2Config, ViTConfig
 
 from quee_hf import IncompatibleCheckpointError, QuEEConfig
 from quee_hf.configuration import FORMAT_VERSION
 
+POINT = {"cost_lambda": 0.1, "cost": 0.5, "accuracy": 0.9, "num_images": 10, "latency_ms": 4.5}
 FULL = {
     "backbone_config": ViTConfig(num_hidden_layers=6, image_size=48, patch_size=8).to_dict(),
     "exit_blocks": [2, 3, 6],
@@ -38,7 +40,8 @@ FULL = {
     },
     "cost_model": "latency",
     "cost_table": [[4.0, 3.0, 2.0, 1.0]] * 3,
-    "operating_points": [{"cost_lambda": 0.1, "cost": 0.5, "accuracy": 0.9, "num_images": 10}],
+    "operating_points": [{**POINT, "cost_model": "latency"}],
+    "record": {"license": "mit", "profile": make_profile(3, 4)},
     "certificates": [{"max_accuracy_drop": 0.01}],
     "cost_lambda": 0.1,
     "logit_scale": 100.0,
@@ -147,6 +150,10 @@ INVALID = [
     ({"quantization": {"method": "mse", "kept": {"13.fc2": 8}}}, "There are 12 blocks, .* names '13.fc2'"),
     ({"quantization": {"method": "mse", "kept": {"1.fc3": 8}}}, "named '<block>.<product>'.*got '1.fc3'"),
     ({"quantization": {"method": "mse", "kept": {"1.fc2": 9}}}, "bit-width 2 to 8, 'bf16' or 'fp32', got 9"),
+    ({"record": {"weather": "fine"}}, r"`record` may hold .*got \['weather'\]"),
+    ({"record": {"profile": make_profile(2, 2)}}, "'segments' of shape"),
+    ({"operating_points": [{"cost": 1.0}]}, "`operating_points` must have 'cost_lambda'"),
+    ({"operating_points": [{**POINT, "cost_model": "flops"}]}, "were measured at costs in 'flops'"),
     # validate_costs
     ({"cost_lambda": -0.1}, "`cost_lambda` must be at least 0, got -0.1"),
     ({"cost_lambda": math.nan}, "`cost_lambda` must be at least 0, got nan"),
@@ -195,6 +202,31 @@ def test_an_invalid_value_is_never_saved(fields, message, tmp_path):
             setattr(config, name, value)
         config.save_pretrained(tmp_path)
     assert not (tmp_path / "config.json").exists()
+
+
+class TestForgetting:
+    def test_measurements_without_times(self):
+        config = QuEEConfig(**FULL)
+        config.record = {**config.record, "measured": {"seed": 0}}
+        config.forget_measurements()
+        assert config.operating_points is config.certificates is config.cost_lambda is None
+        assert (config.record, config.cost_table) == (FULL["record"], FULL["cost_table"])
+        config.validate()
+
+    def test_times_and_what_goes_by_them(self):
+        config = QuEEConfig(**FULL)
+        config.forget_profile()
+        assert config.profile is config.cost_table is config.operating_points is config.cost_lambda is None
+        assert (config.cost_model, config.record) == ("bitops", {"license": "mit"})
+        config.validate()
+
+    def test_other_costs_stay_when_times_go(self):
+        points = [{**POINT, "cost_model": "flops"}]
+        config = QuEEConfig(**{**FULL, "cost_model": "flops", "operating_points": points})
+        config.forget_profile()
+        assert (config.cost_model, config.cost_lambda) == ("flops", 0.1)
+        assert "latency_ms" not in config.operating_points[0]
+        assert "latency_ms" in points[0]  # the caller's own
 
 
 class TestForeignFiles:

@@ -193,7 +193,7 @@ class TestLambda:
     def test_zero_goes_by_predicted_error_alone(self, model, pixel_values):
         dear = copy.deepcopy(model)
         dear.config.cost_model = "latency"  # other costs, other order: without effect at lambda 0
-        dear.config.cost_table = [[1.0, 5.0, 9.0], [7.0, 8.0, 9.0], [1.0, 2.0, 3.0]]
+        dear.config.cost_table = [[9.0, 5.0, 1.0], [9.0, 8.0, 7.0], [3.0, 2.0, 1.0]]
         with torch.no_grad():
             output, other = (each(pixel_values, cost_lambda=0) for each in (model, dear))
         assert torch.equal(output.path, other.path)
@@ -490,6 +490,35 @@ class TestCosts:
         assert model(pixel_values[:1], path=(8,)).cost.item() == pytest.approx(1 / 3)
         model.config.cost_model = "bitops"
         assert model(pixel_values[:1], path=(8,)).cost.item() == pytest.approx(1 / 4)
+
+    def test_by_time_a_level_that_is_no_faster_is_not_chosen(self, pixel_values):
+        model = exact(routable(first_level="any"))
+        model.config.cost_table, model.config.cost_model = [[4.0, 2.0, 2.0]] * 3, "latency"
+        with torch.no_grad():
+            output = model(pixel_values, cost_lambda=mixed_lambdas(16))
+        assert output.path.max() <= 1
+        model.config.cost_table = [[4.0, 4.0, 4.0]] * 3
+        with torch.no_grad():
+            output = model(pixel_values, cost_lambda=mixed_lambdas(16))
+        assert output.path.max() == 0  # depth alone is chosen
+        assert len(output.exit_index.unique()) > 1
+
+    def test_choosing_a_cost_model_forgets_what_was_measured_at_other_costs(self):
+        model = routable()
+        model.config.operating_points, model.config.cost_lambda = [{}], 0.3
+        model.set_cost_model("bitops")
+        assert model.config.cost_lambda == 0.3
+        model.set_cost_model("flops")
+        assert (model.config.operating_points, model.config.cost_lambda) == (None, None)
+        model.config.validate()
+
+    def test_an_impossible_cost_model_is_refused(self):
+        model = routable()
+        with pytest.raises(ValueError, match=r"`cost_model` must be one of .*got 'euros'"):
+            model.set_cost_model("euros")
+        with pytest.raises(NotReadyError, match="No times are known: run `quee profile`"):
+            model.set_cost_model("latency")
+        assert model.config.cost_model == "bitops"
 
 
 class TestLevels:

@@ -384,6 +384,7 @@ class TestRoutingArguments:
             {"cost_lambda": 0.1, "target_cost": 0.5},
             {"cost_lambda": 0.1, "path": [8]},
             {"target_cost": 0.5, "path": [8]},
+            {"target_cost": 0.5, "target_latency_ms": 3.0},
         ],
         ids=lambda pair: "+".join(pair),
     )
@@ -399,6 +400,7 @@ class TestRoutingArguments:
         [
             *[("cost_lambda", value) for value in (-0.1, float("nan"), float("-inf"), np.float32("nan"))],
             *[("target_cost", value) for value in (-0.1, 1.5, float("nan"))],
+            *[("target_latency_ms", value) for value in (-1, float("nan"))],
             *[("path", value) for value in ([], [8, 8, 8, 8], [6], ["8"], "8", 8, [8, None])],
         ],
     )
@@ -408,7 +410,7 @@ class TestRoutingArguments:
         with pytest.raises(ValueError, match=f"`{name}`"):
             pipeline(TASK, model=classify.model, image_processor=processor(), device="cpu", **{name: value})
 
-    @pytest.mark.parametrize("name", ["cost_lambda", "target_cost"])
+    @pytest.mark.parametrize("name", ["cost_lambda", "target_cost", "target_latency_ms"])
     @pytest.mark.parametrize("value", ["0.3", True, [0.1, 0.2], torch.tensor([0.1, 0.2])], ids=type)
     def test_other_types_are_refused(self, classify, name, value):
         with pytest.raises(TypeError, match=f"`{name}` must be a number, got {type(value).__name__}"):
@@ -461,6 +463,19 @@ class TestRoutingArguments:
             assert found["scores"][0]["score"] == pytest.approx(exact["scores"][0]["score"], abs=0.02)
         with pytest.raises(ValueError, match="`engine` must be one of"):
             pipeline(TASK, model=saved, device="cpu", engine="cuda")
+
+    def test_target_latency_takes_an_operating_point(self, saved, pictures, expected):
+        timed = [{**point, "latency_ms": 10 * point["cost"]} for point in OPERATING_POINTS]
+        classify = pipeline(
+            TASK, model=saved, model_kwargs={"operating_points": timed}, return_routing=True, device="cpu"
+        )
+        assert_same(classify(pictures, target_latency_ms=9.9), expected)
+        with pytest.raises(ValueError, match=r"`target_latency_ms` 1.0 is below the cheapest .* ms"):
+            classify("not read", target_latency_ms=1)
+
+    def test_target_latency_needs_times(self, classify):
+        with pytest.raises(ValueError, match="run `quee profile"):
+            classify("not read", target_latency_ms=5)
 
     def test_target_cost_needs_operating_points(self, classify):
         with pytest.raises(ValueError, match="fit_operating_points"):

@@ -20,6 +20,7 @@ from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.pipeline import register_pipeline
 from quee_hf.pretrained import QuEEPreTrainedModel
+from quee_hf.profile import profile
 from quee_hf.quantize import add_level, calibrate, load_calibration, quantize, save_calibration
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
 
@@ -41,6 +42,7 @@ __all__ = [
     "add_level",
     "calibrate",
     "load_calibration",
+    "profile",
     "quantize",
     "recommended_arguments",
     "save_calibration",

@@ -1,5 +1,6 @@
 """What a config implies before any weight exists: paths, head shapes, costs. Pure functions."""
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import cast
 
@@ -73,6 +74,18 @@ def segment_costs(config: QuEEConfig, cost_model: str | None = None) -> list[lis
     if cost_model == "flops":
         return flops_table(segment_flops, config.level_list)
     return bitops_table(segment_flops, _segment_bits(config))
+
+
+def path_latencies(config: QuEEConfig, paths: Sequence[Path]) -> list[float] | None:
+    """Return how long an image takes along each path, in ms; `None` if that was not measured.
+
+    It is the time of the embedding, and that of the segments by the cost table.
+    """
+    profile, table = config.profile, config.cost_table
+    if profile is None or table is None:
+        return None
+    embedding = profile["embedding"][profile["batch_sizes"].index(profile["batch_size"])][0]
+    return [embedding + sum(row[level] for row, level in zip(table, path, strict=False)) for path in paths]
 
 
 def _segment_bits(config: QuEEConfig) -> list[list[float]]:

@@ -1,6 +1,5 @@
 """`QuEEConfig`: everything needed to rebuild a QuEE model from its weights."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,7 +8,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from quee_hf.errors import IncompatibleCheckpointError
-from quee_hf.levels import Level, check_level, level_bits
+from quee_hf.levels import Level, check_levels
+from quee_hf.measurements import Profile, check_cost_table, check_points, check_record, without
 from quee_hf.schemes import QuantizationScheme, check_kept
 
 FORMAT_VERSION = 2
@@ -23,7 +23,6 @@ GATE_FEATURES = ("confidence", "history", "probabilities", "spatial")
 COST_MODELS = ("bitops", "flops", "latency")
 FIRST_LEVELS = ("highest", "any")
 TRAINABLE_PARTS = ("heads", "gates")
-RECORDS = ("base_model", "license", "roles", "measured")
 # What transformers itself passes to or stores in any config beside the declared fields.
 _FOREIGN_FIELDS = {
     "_attn_implementation_internal",
@@ -72,14 +71,17 @@ class QuEEConfig(PreTrainedConfig):
             `None` until the model is quantized.
         cost_model: "bitops" (FLOPs x bits over blocks), "flops", or "latency" (from `cost_table`).
         cost_table: One row per segment, one column per level, in any one unit; used by "latency".
-        operating_points: Measured `{"cost_lambda", "cost", "accuracy", "num_images"}`, ascending in lambda.
+            `quee_hf.profile` makes one, in milliseconds.
+        operating_points: Measured `{"cost_lambda", "cost", "accuracy", "num_images", "cost_model"}`, and
+            "latency_ms" if there is a profile; ascending in lambda.
         certificates: Accuracy guarantees; `None` when nothing has been certified.
         cost_lambda: Default operating point; `None` runs every image through the whole network at the
             most exact level.
         logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
         trained_parts: Which of "heads" and "gates" have been trained.
         record: How the model came about, for its card: "base_model" (Hub id), "license" (as the Hub spells
-            it), "roles" (which images were used for what), and "measured"; `None` if nothing is known.
+            it), "roles" (which images were used for what), "measured", and "profile" (how long parts take);
+            `None` if nothing is known.
         image_size: Side of the square input in pixels; `None` takes the backbone's.
         format_version: Version of the file layout that wrote this config.
 
@@ -198,16 +200,29 @@ class QuEEConfig(PreTrainedConfig):
         return None if self.quantization is None else QuantizationScheme.from_dict(self.quantization)
 
     @property
+    def profile(self) -> Profile | None:
+        """How long the model's parts take, where that was measured; `None` if it was not."""
+        return (self.record or {}).get("profile")
+
+    @property
     def level_list(self) -> list[Level]:
         """The levels as a list, whatever sequence the config was made or loaded with."""
         return list(self.levels)
 
     def forget_measurements(self) -> None:
-        """Drop what was measured of weights that have changed since: operating points, the default lambda."""
+        """Drop what depends on weights or costs that have changed: operating points, the default lambda."""
         self.operating_points = self.certificates = self.cost_lambda = None
-        self.record = (
-            {key: self.record[key] for key in self.record if key != "measured"} if self.record else None
-        )
+        self.record = without(self.record, "measured") or None
+
+    def forget_profile(self) -> None:
+        """Drop how long parts take, and what goes by that: the cost table, a cost model of "latency"."""
+        self.record, self.cost_table = without(self.record, "profile") or None, None
+        self.operating_points = [
+            without(point, "latency_ms") for point in self.operating_points or ()
+        ] or None
+        if self.cost_model == "latency":
+            self.cost_model = "bitops"
+            self.forget_measurements()
 
     def forget_roles(self, names: Sequence[str]) -> None:
         """Drop which images played some roles: others have, or will."""
@@ -237,13 +252,7 @@ class QuEEConfig(PreTrainedConfig):
 
     def validate_levels(self) -> None:
         """Levels exist and descend in precision."""
-        for level in self.levels:
-            check_level(level)
-        bits = [level_bits(level) for level in self.levels]
-        if not bits or bits != sorted(set(bits), reverse=True):
-            raise ValueError(
-                f"`levels` must go from most to least exact without repeats, got {list(self.levels)}."
-            )
+        check_levels(self.levels)
 
     def validate_choices(self) -> None:
         """Fields with a fixed set of values hold one of them."""
@@ -277,24 +286,14 @@ class QuEEConfig(PreTrainedConfig):
             raise ValueError(f"`image_size` must be at least 1, got {size}.")
         if self.scheme is not None:
             check_kept(self.scheme.kept, getattr(self.backbone_config, "num_hidden_layers", None))
-        if unknown := set(self.record or ()) - set(RECORDS):
-            raise ValueError(f"`record` may hold {list(RECORDS)}, got {sorted(unknown)}.")
-        for point in self.operating_points or ():
-            if not {"cost_lambda", "cost", "accuracy"} <= set(point):
-                raise ValueError(
-                    f"`operating_points` must have 'cost_lambda', 'cost' and 'accuracy', got {point}."
-                )
+        check_record(self.record, self.num_exits, len(self.levels))
+        check_points(self.operating_points, self.cost_model)
 
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""
         if self.cost_lambda is not None and not self.cost_lambda >= 0:
             raise ValueError(f"`cost_lambda` must be at least 0, got {self.cost_lambda}.")
-        if self.cost_table is None:
-            if self.cost_model == "latency":
-                raise ValueError("`cost_model` 'latency' needs a `cost_table`.")
-            return
-        rows, columns = self.num_exits, len(self.levels)
-        if len(self.cost_table) != rows or any(len(row) != columns for row in self.cost_table):
-            raise ValueError(f"`cost_table` must have {rows} rows (segments) of {columns} columns (levels).")
-        if not all(math.isfinite(cost) and cost > 0 for row in self.cost_table for cost in row):
-            raise ValueError("`cost_table` must hold positive, finite costs.")
+        if self.cost_table is not None:
+            check_cost_table(self.cost_table, self.num_exits, len(self.levels))
+        elif self.cost_model == "latency":
+            raise ValueError("`cost_model` 'latency' needs a `cost_table`; `quee_hf.profile` measures one.")

@@ -1,6 +1,6 @@
 """Levels: how precisely one segment is computed. An integer is a bit-width, a string a float format."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Level = int | str
 
@@ -31,6 +31,13 @@ def level_bits(level: Level) -> int:
     """
     check_level(level)
     return FLOAT_LEVEL_BITS[level] if isinstance(level, str) else level
+
+
+def check_levels(levels: Sequence[Level]) -> None:
+    """Raise `ValueError` unless levels are some, exist, and descend in precision."""
+    bits = [level_bits(level) for level in levels]
+    if not bits or bits != sorted(set(bits), reverse=True):
+        raise ValueError(f"`levels` must go from most to least exact without repeats, got {list(levels)}.")
 
 
 def parse_level(text: str) -> Level:

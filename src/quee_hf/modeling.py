@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from quee_hf.backbones.loading import open_classifier
 from quee_hf.backbones.trunk import Trunk
+from quee_hf.blueprint import path_latencies
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import forced_output, path_of_levels, routed_output, training_output
@@ -23,6 +24,7 @@ from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.exits.heads import ExitHead
 from quee_hf.levels import Level
+from quee_hf.machine import warn_if_elsewhere
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.routable import RoutableModel
 from quee_hf.routing.costs import path_cost
@@ -107,12 +109,10 @@ class QuEEForImageClassification(RoutableModel):
     def replace_trunk(self, trunk: Trunk, levels: Sequence[Level]) -> None:
         """Take a trunk made for other levels; gates are new, untrained, and what was measured is forgotten.
 
-        Raises:
-            ValueError: If the config has a cost table: it has no column for new levels.
+        That includes times: costs that went by them are in BitOPs again.
         """
         config = self.config
-        if config.cost_table is not None:
-            raise ValueError("`cost_table` is for other levels: set it to None, and `cost_model`, first.")
+        config.forget_profile()
         config.levels = list(levels)
         config.trained_parts = [part for part in config.trained_parts if part != "gates"]
         config.forget_measurements()
@@ -199,13 +199,18 @@ class QuEEForImageClassification(RoutableModel):
             cost = path_cost(forced, self.cost_table)
             output = forced_output(self._network, pixel_values, forced, cost, self.config.num_exits)
         else:
-            self._check_gates_are_trained()
+            self._check_routable()
             output = routed_output(self._network, pixel_values, cost_lambda)
         if output_all_paths:
             output.all_logits = tree_forward(self._network, pixel_values).logits
         if labels is not None:
             output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
         return output
+
+    def _check_routable(self) -> None:
+        self._check_gates_are_trained()
+        if self.config.cost_model == "latency" and (profile := self.config.profile) is not None:
+            warn_if_elsewhere(profile, self.engine, self.device)
 
     def _check_gates_are_trained(self) -> None:
         if "gates" not in self.config.trained_parts:
@@ -239,7 +244,9 @@ class QuEEForImageClassification(RoutableModel):
         self._check_gates_are_trained()
         if not isinstance(validation, PathOutputs):
             validation = collect_path_outputs(self, validation, batch_size=batch_size, device=self.device)
-        points = measure_operating_points(self, validation, lambdas)
+        latencies = path_latencies(self.config, self.paths)
+        measured = measure_operating_points(self, validation, lambdas, latencies)
+        points = [{**point, "cost_model": self.config.cost_model} for point in measured]
         full_error = validation.is_wrong[:, self.paths.index((0,) * self.config.num_exits)].double().mean()
         self.config.forget_measurements()
         self.config.operating_points = points

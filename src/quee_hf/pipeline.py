@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 from quee_hf.checkpoints import check_processor
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import BadImageError
-from quee_hf.execution.operating_points import lambda_for_cost
+from quee_hf.execution.operating_points import lambda_within
 from quee_hf.images import load_rgb
 from quee_hf.levels import Level
 
@@ -47,7 +47,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     list, and `"routing"`, a `Routing`.
 
     The arguments below may be given when the pipeline is made, as its defaults, or when it is called, for
-    that call. At most one of the first three may be given at once; one in a call replaces any that the
+    that call. At most one of the first four may be given at once; one in a call replaces any that the
     pipeline was made with. Without any, the config's `cost_lambda` holds; if that is `None`, every image runs
     the whole network at its most exact level. One lambda serves a whole call: for one per image, call the
     model itself.
@@ -64,6 +64,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             infinity for the cheapest path.
         target_cost: Highest mean cost, in [0, 1]: takes the lambda of the most accurate of the config's
             operating points that cost no more.
+        target_latency_ms: Highest mean time of an image, in milliseconds: the same by times that
+            `quee_hf.profile` measured.
         path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
         engine: What runs the network from here on, as `model.set_engine` takes it; the model's own if not
             given.
@@ -101,6 +103,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         *,
         cost_lambda: float | None = None,
         target_cost: float | None = None,
+        target_latency_ms: float | None = None,
         path: Sequence[Level] | None = None,
         engine: str | None = None,
         return_routing: bool | None = None,
@@ -112,22 +115,23 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             cast(Any, self.model).set_engine(engine)
         if return_routing is not None:
             postprocess["return_routing"] = bool(return_routing)
-        return preprocess, self._route(cost_lambda, target_cost, path), postprocess
+        targets = {"target_cost": target_cost, "target_latency_ms": target_latency_ms}
+        return preprocess, self._route(cost_lambda, targets, path), postprocess
 
     def _route(
-        self, cost_lambda: float | None, target_cost: float | None, path: Sequence[Level] | None
+        self, cost_lambda: float | None, targets: dict[str, float | None], path: Sequence[Level] | None
     ) -> dict[str, Any]:
         """Return the model's routing arguments, both if any is given: a call's then replace the defaults."""
-        choices = {"cost_lambda": cost_lambda, "target_cost": target_cost, "path": path}
+        choices = {"cost_lambda": cost_lambda, **targets, "path": path}
         given = [f"`{name}`" for name, value in choices.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"Give at most one of {', '.join(given)}: each alone says how to route.")
         if path is not None:
             return {"cost_lambda": None, "path": self._checked_path(path)}
-        if target_cost is not None:
-            target_cost = _checked_number("target_cost", target_cost, 1.0)
-            points = self.model.config.operating_points
-            return {"cost_lambda": lambda_for_cost(points, target_cost), "path": None}
+        for name, highest in (("target_cost", 1.0), ("target_latency_ms", math.inf)):
+            if (target := targets[name]) is not None:
+                limit = {name: _checked_number(name, target, highest)}
+                return {"cost_lambda": lambda_within(cast(Any, self.model), **limit), "path": None}
         if cost_lambda is not None:
             return {"cost_lambda": _checked_number("cost_lambda", cost_lambda, math.inf), "path": None}
         return {}

@@ -139,6 +139,8 @@ def quantize(
     trunk = make_trunk(model, config.level_list, scheme)
     calibration.quantize(trunk)
     config.quantization = scheme.to_dict()
+    if config.profile is not None:  # of simulated levels, or of none
+        config.forget_profile()
     model.trunk = trunk
     return calibration
 

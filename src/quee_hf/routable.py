@@ -9,7 +9,8 @@ from quee_hf.backbones import get_family
 from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
-from quee_hf.configuration import QuEEConfig
+from quee_hf.configuration import COST_MODELS, QuEEConfig
+from quee_hf.errors import NotReadyError
 from quee_hf.execution.network import Step, advance_by_parts
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.reading import ExitReading, spatial_variance
@@ -18,7 +19,8 @@ from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.levels import Level
 from quee_hf.paths import Path
 from quee_hf.pretrained import QuEEPreTrainedModel
-from quee_hf.routing.costs import path_costs
+from quee_hf.routing.costs import path_cost, path_costs
+from quee_hf.routing.dominance import worth_choosing
 from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Decision, Router
 from quee_hf.routing.thresholds import decide_by_threshold, enter
@@ -87,12 +89,35 @@ class RoutableModel(QuEEPreTrainedModel):
         """The cost of each segment at each level, in the cost model's unit."""
         return self._current_costs()[0]
 
+    def set_cost_model(self, cost_model: str) -> None:
+        """Choose what a path costs; at other costs, operating points and the default lambda are forgotten.
+
+        Args:
+            cost_model: "bitops", "flops", or "latency": times measured by `quee_hf.profile`, or any
+                `config.cost_table`. By time, paths that are neither faster nor more exact are not chosen.
+
+        Raises:
+            ValueError: If there is no such cost model.
+            NotReadyError: If there are no times.
+        """
+        config = self.config
+        if cost_model not in COST_MODELS:
+            raise ValueError(f"`cost_model` must be one of {list(COST_MODELS)}, got {cost_model!r}.")
+        if cost_model == "latency" and config.cost_table is None:
+            raise NotReadyError("No times are known: run `quee profile`, or `quee_hf.profile(model)`.")
+        if cost_model != config.cost_model:
+            config.cost_model = cost_model
+            config.forget_measurements()
+
     def _current_costs(self) -> tuple[list[list[float]], Router]:
         config = self.config
         key = (config.cost_model, repr(config.cost_table), repr(config.quantization))
         if self._costs is None or self._costs[0] != key:
             table = segment_costs(config)
-            self._costs = (key, table, Router(self._tree, path_costs(self.paths, table)))
+            costs, choices = path_costs(self.paths, table), None
+            if config.cost_model == "latency":  # other costs fall with every bit, or with none
+                choices = worth_choosing(self._tree, [path_cost(path, table) for path in self.paths])
+            self._costs = (key, table, Router(self._tree, costs, choices))
         return self._costs[1:]
 
     def embed(self, pixel_values: Tensor) -> Tensor:

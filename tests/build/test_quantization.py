@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.builds import CLASSES, NUM_BLOCKS, write_classifier, write_images
+from tests.profiles import make_profile
 from tests.tiny import VARIANTS, class_embeddings
 from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPImageProcessorPil
 
@@ -181,6 +182,8 @@ def test_model_with_exits_keeps_them(root, tmp_path):
     wrapped.config.trained_parts = ["gates", "heads"]
     wrapped.config.cost_lambda = 0.3
     wrapped.config.operating_points = [{"cost_lambda": 0.3, "cost": 0.5, "accuracy": 0.5}]
+    wrapped.config.cost_model, wrapped.config.cost_table = "latency", [[2.0, 1.0]] * 2
+    wrapped.config.record = {"profile": make_profile(2, 2)}
     wrapped.save_pretrained(tmp_path / "float")
     AutoImageProcessor.from_pretrained(root / "model", backend="pil").save_pretrained(tmp_path / "float")
     result = quantize_classifier(
@@ -189,7 +192,8 @@ def test_model_with_exits_keeps_them(root, tmp_path):
     model = QuEEForImageClassification.from_pretrained(tmp_path / "out")
     assert (list(model.config.exit_blocks), model.config.level_list) == ([1, 3], [8, 4])
     assert (model.heads[0].network.weight == 0.25).all()
-    # Gates and operating points were for other paths.
+    # Gates, operating points and times were for other paths.
+    assert (model.config.profile, model.config.cost_table, model.config.cost_model) == (None, None, "bitops")
     assert list(model.config.trained_parts) == ["heads"]
     assert (model.config.cost_lambda, model.config.operating_points) == (None, None)
     assert result["is_quee_model"]

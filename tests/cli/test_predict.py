@@ -145,7 +145,7 @@ def test_table_shows_label_route_and_cost(root, built, quee):
         (["--target-cost", "2"], "--target-cost must be from 0 to 1, got 2.0."),
         (
             ["--cost-lambda", "1", "--target-cost", "1"],
-            "Give one of --cost-lambda, --target-cost and --path.",
+            "Give one of --cost-lambda, --target-cost, --target-latency-ms and --path.",
         ),
         (["--target-cost", "0.01"], "is below the cheapest operating point"),
         (["--device", "toaster"], "'toaster' cannot be used here"),

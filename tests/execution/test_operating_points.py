@@ -1,20 +1,27 @@
 """Tests of operating points."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.execution.toy import ToyNetwork
+from tests.profiles import make_profile
+from transformers import ViTConfig
 
+from quee_hf import QuEEConfig
 from quee_hf.execution.operating_points import (
     DEFAULT_LAMBDAS,
     cheapest_within,
     lambda_for_cost,
+    lambda_for_latency,
+    lambda_within,
     measure_operating_points,
 )
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.routed import routed_forward
+from quee_hf.machine import this_machine
 from quee_hf.paths import PathRules
 
 POINTS = [
@@ -23,6 +30,7 @@ POINTS = [
     {"cost_lambda": 0.3, "cost": 0.4, "accuracy": 0.93},
     {"cost_lambda": 1.0, "cost": 0.2, "accuracy": 0.70},
 ]
+TIMED = [{**point, "latency_ms": 10 * point["cost"]} for point in POINTS]
 
 
 def test_measures_what_routing_costs_and_gets_right():
@@ -45,6 +53,15 @@ def test_measures_what_routing_costs_and_gets_right():
     assert len({point["cost"] for point in points}) > 1
 
 
+def test_times_are_means_over_the_images():
+    network = ToyNetwork(PathRules(3, 2))
+    outputs = PathOutputs(*tree_forward(network, network.images(20)), torch.zeros(20).long())
+    times = torch.arange(1.0, len(network.router.tree.paths) + 1).tolist()
+    (point,) = measure_operating_points(network, outputs, [0.2], times)
+    nodes = routed_forward(network, network.images(20), 0.2).node
+    assert point["latency_ms"] == pytest.approx((nodes + 1).double().mean().item(), abs=1e-6)
+
+
 def test_the_default_lambdas_ascend_from_0():
     assert DEFAULT_LAMBDAS[0] == 0
     assert list(DEFAULT_LAMBDAS) == sorted(set(DEFAULT_LAMBDAS))
@@ -60,6 +77,49 @@ def test_cheapest_within_by_hand(accuracy, expected):
 @pytest.mark.parametrize(("target", "expected"), [(1.0, 0.1), (0.6, 0.1), (0.59, 0.3), (0.2, 1.0)])
 def test_lambda_for_cost_takes_the_most_accurate_then_the_cheapest(target, expected):
     assert lambda_for_cost(POINTS, target) == expected
+
+
+@pytest.mark.parametrize(("target", "expected"), [(math.inf, 0.1), (6.0, 0.1), (5.9, 0.3), (2.0, 1.0)])
+def test_lambda_for_latency_takes_the_most_accurate_then_the_fastest(target, expected):
+    assert lambda_for_latency(TIMED, target) == expected
+
+
+def test_lambda_for_latency_says_what_cannot_be_had():
+    with pytest.raises(ValueError, match=r"`target_latency_ms` 1 is below .* operating point, 2.000 ms"):
+        lambda_for_latency(TIMED, 1)
+    for nothing in (None, [], POINTS, [*TIMED, POINTS[0]]):
+        with pytest.raises(ValueError, match="needs operating points with measured times; run `quee profile"):
+            lambda_for_latency(nothing, 5.0)
+
+
+class TestLambdaWithin:
+    def model(self, points, cost_model="bitops"):
+        config = QuEEConfig(
+            backbone_config=ViTConfig(),
+            operating_points=points,
+            record={"profile": make_profile(3, 2, machine=this_machine(torch.device("cpu")))},
+        )
+        config.cost_model = cost_model
+        return SimpleNamespace(config=config, engine="torch", device=torch.device("cpu"))
+
+    def test_either_limit(self):
+        model = self.model(TIMED)
+        assert lambda_within(model, target_cost=0.5) == lambda_within(model, target_latency_ms=5.0) == 0.3
+
+    def test_points_at_other_costs_are_refused(self):
+        model = self.model([{**point, "cost_model": "bitops"} for point in TIMED], "flops")
+        for limit in ({"target_cost": 0.5}, {"target_latency_ms": 5.0}):
+            with pytest.raises(
+                ValueError, match="measured at costs in 'bitops', but `cost_model` is 'flops'"
+            ):
+                lambda_within(model, **limit)
+
+    def test_times_of_another_engine_are_pointed_out(self):
+        model = self.model(TIMED)
+        model.engine = "slide rule"
+        assert lambda_within(model, target_cost=0.5) == 0.3
+        with pytest.warns(UserWarning, match="'torch' on .*, but the model runs with 'slide rule'"):
+            assert lambda_within(model, target_latency_ms=5.0) == 0.3
 
 
 def test_lambda_for_cost_says_what_cannot_be_had():

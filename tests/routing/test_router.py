@@ -56,6 +56,39 @@ class TestReachable:
         assert router.exact_child(np.array([ROOT, 0, 1, 2])).tolist() == [0, 2, 4, 5]
 
 
+class TestChoices:
+    @pytest.fixture
+    def router(self):
+        choices = np.array([True, True, True, False, False, True])
+        return Router(PathTree(PATHS), torch.tensor(COSTS), choices)
+
+    def test_what_is_left_out_is_not_reachable(self, router):
+        assert router.reachable(0, np.array([ROOT])).astype(int).tolist() == [[1, 1, 1, 0, 0, 1]]
+        assert router.reachable(1, np.array([0, 1])).astype(int).tolist() == [
+            [1, 0, 1, 0, 0, 1],
+            [0, 1, 0, 0, 0, 0],
+        ]
+        assert router.reachable(2, np.array([2])).astype(int).tolist() == [[1, 0, 0, 1]]
+
+    def test_it_is_never_chosen_however_good(self, router):
+        decision = decide(router, 1, 0, [0.5, 0.0, 0.4, 0.0, 0.0, 0.6])
+        assert decision.next_node.tolist() == [2]
+        assert decide(router, 0, ROOT, [0.9, 0.8, 0.9, 0.0, 0.0, 0.9]).next_node.tolist() == [1]
+
+    def test_where_all_further_paths_are_left_out_images_leave(self, router):
+        assert decide(router, 1, 1, [0.0, 0.9, 0.0, 0.0, 0.1, 0.0]).next_node.tolist() == [1]
+        assert router.exact_child(np.array([1])).tolist() == [1]
+
+    def test_the_exact_child_is_the_most_exact_choice(self):
+        choices = np.array([True, False, False, True, False, False])
+        router = Router(PathTree(PATHS), torch.tensor(COSTS), choices)
+        assert router.exact_child(np.array([ROOT, 0])).tolist() == [0, 3]
+
+    def test_nothing_to_decide_before_a_single_chosen_root(self):
+        choices = np.array([True, False, True, True, False, True])
+        assert Router(PathTree(PATHS), torch.tensor(COSTS), choices).only_child(ROOT) == 0
+
+
 class TestDecide:
     def test_leaves_when_its_own_path_is_best(self, router):
         decision = decide(router, 1, 0, [0.1, 0.0, 0.2, 0.2, 0.0, 0.2])

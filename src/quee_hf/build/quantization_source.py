@@ -13,6 +13,7 @@ from quee_hf.build.recipe import Recipe
 from quee_hf.build.source import Source, complete_exits, is_local, open_source
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import BadDatasetError, QuEEError
+from quee_hf.measurements import without
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.schemes import check_kept
 
@@ -126,6 +127,7 @@ def _open_wrapped(plan: QuantizationPlan) -> FloatModel:
         "levels": list(plan.candidates),
         "max_paths": max(config.max_paths, config.num_exits),
         "cost_model": "bitops" if config.cost_model == "latency" else config.cost_model,
+        "record": without(config.record, "profile") or None,
         **dict.fromkeys(("cost_table", "cost_lambda", "operating_points", "certificates")),
     }
     try:

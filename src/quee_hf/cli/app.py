@@ -17,6 +17,7 @@ from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
 from quee_hf.cli.noise import noise
 from quee_hf.cli.predict import predict
+from quee_hf.cli.profile import profile
 from quee_hf.cli.push import push
 from quee_hf.cli.quantize import quantize
 from quee_hf.cli.rescue import rescue
@@ -98,7 +99,7 @@ def _quee(
 
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
-    measures it, and `predict` classifies images with it. `quantize` makes a
+    measures it, `profile` times it, and `predict` classifies images with it. `quantize` makes a
     classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
     and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
@@ -119,6 +120,7 @@ for _verb in (
     train_heads,
     train_gates,
     evaluate,
+    profile,
     compare,
     noise,
     rescue,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, path_text, show, show_json, show_table
+from quee_hf.cli.times import show_points, show_times
 
 if TYPE_CHECKING:
     from quee_hf.configuration import QuEEConfig
@@ -32,6 +33,7 @@ def inspect(
 def _inspect(source: str, revision: str) -> dict[str, Any]:
     from quee_hf.blueprint import path_tree, segment_costs, uniform_paths
     from quee_hf.cli.loading import load_config
+    from quee_hf.hub.times import timed_paths
     from quee_hf.routing.costs import path_costs
 
     config = load_config(source, revision)
@@ -48,6 +50,8 @@ def _inspect(source: str, revision: str) -> dict[str, Any]:
             for path, cost in zip(paths, costs, strict=True)
         ],
         "operating_points": config.operating_points,
+        "profile": config.profile,
+        "times": timed_paths(config),
     }
 
 
@@ -115,11 +119,6 @@ def _summarize(found: dict[str, Any]) -> None:
         ],
     )
     if found["operating_points"]:
-        show_table(
-            "Operating points",
-            ("lambda", "cost", "accuracy"),
-            [
-                (f"{point['cost_lambda']:g}", f"{point['cost']:.3f}", f"{point['accuracy']:.1%}")
-                for point in found["operating_points"]
-            ],
-        )
+        show_points(found["operating_points"])
+    if found["profile"]:
+        show_times(found["profile"], found["times"])

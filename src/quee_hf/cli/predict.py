@@ -38,6 +38,13 @@ def predict(
             help="Highest mean cost, from 0 to 1: takes the most accurate operating point that costs no more."
         ),
     ] = None,
+    target_latency_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Highest mean time of an image in milliseconds: takes the most accurate operating point that"
+            " takes no longer, by the times of `quee profile`."
+        ),
+    ] = None,
     path: Annotated[
         str | None,
         typer.Option(
@@ -63,19 +70,15 @@ def predict(
 
         quee predict run/model cat.jpg holiday/ --target-cost 0.5 --top-k 3
     """
-    if sum(choice is not None for choice in (cost_lambda, target_cost, path)) > 1:
-        raise ValueError("Give one of --cost-lambda, --target-cost and --path.")
-    if cost_lambda is not None and not cost_lambda >= 0:
-        raise ValueError(f"--cost-lambda must be at least 0, got {cost_lambda}.")
-    if target_cost is not None and not 0 <= target_cost <= 1:
-        raise ValueError(f"--target-cost must be from 0 to 1, got {target_cost}.")
+    targets = {"target_cost": target_cost, "target_latency_ms": target_latency_ms}
+    _check_choices(cost_lambda, targets, path)
     files = _expand(images)
     with library_output_on_stderr():
         from quee_hf.cli.loading import load_model
 
         loaded = load_model(model, device, revision)
         loaded.model.set_engine(engine)
-        route = _route(loaded, cost_lambda, target_cost, path)
+        route = _route(loaded, cost_lambda, targets, path)
         result = {"model": model, **_predict(loaded, files, route, top_k, batch_size)}
     if as_json:
         show_json(result)
@@ -87,6 +90,18 @@ def predict(
         say(f"quee: {len(result['unreadable'])} of {len(files)} images could not be read.")
         if not skip_bad:
             raise typer.Exit(1)
+
+
+def _check_choices(cost_lambda: float | None, targets: dict[str, float | None], path: str | None) -> None:
+    if sum(choice is not None for choice in (cost_lambda, *targets.values(), path)) > 1:
+        raise ValueError("Give one of --cost-lambda, --target-cost, --target-latency-ms and --path.")
+    target_cost, target_latency_ms = targets["target_cost"], targets["target_latency_ms"]
+    if cost_lambda is not None and not cost_lambda >= 0:
+        raise ValueError(f"--cost-lambda must be at least 0, got {cost_lambda}.")
+    if target_cost is not None and not 0 <= target_cost <= 1:
+        raise ValueError(f"--target-cost must be from 0 to 1, got {target_cost}.")
+    if target_latency_ms is not None and not target_latency_ms >= 0:
+        raise ValueError(f"--target-latency-ms must be at least 0, got {target_latency_ms}.")
 
 
 def _expand(images: list[str]) -> list[Path]:
@@ -106,16 +121,16 @@ def _expand(images: list[str]) -> list[Path]:
 
 
 def _route(
-    loaded: "LoadedModel", cost_lambda: float | None, target_cost: float | None, path: str | None
+    loaded: "LoadedModel", cost_lambda: float | None, targets: dict[str, float | None], path: str | None
 ) -> dict[str, Any]:
     """Return the model's arguments that say how to route; none if its default is wanted."""
-    from quee_hf.execution.operating_points import lambda_for_cost
+    from quee_hf.execution.operating_points import lambda_within
     from quee_hf.levels import parse_level
 
     if path is not None:
         return {"path": [parse_level(level) for level in path.split(",")]}
-    if target_cost is not None:
-        return {"cost_lambda": lambda_for_cost(loaded.model.config.operating_points, target_cost)}
+    if any(target is not None for target in targets.values()):
+        return {"cost_lambda": lambda_within(loaded.model, **targets)}
     return {} if cost_lambda is None else {"cost_lambda": cost_lambda}
 
 

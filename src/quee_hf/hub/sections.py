@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from quee_hf.configuration import QuEEConfig
+from quee_hf.hub.times import times_section
 from quee_hf.intervals import wilson_interval
 from quee_hf.tables import markdown_table
 
@@ -13,6 +14,7 @@ _COST_UNITS = {
     "flops": "multiplications and additions of the blocks (FLOPs)",
     "latency": "measured time of the blocks",
 }
+_NOT_COUNTED = "Embeddings, heads and gates are not counted"
 
 
 def shown_points(config: QuEEConfig) -> list[dict[str, Any]]:
@@ -104,17 +106,20 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     points = shown_points(config)
     if not points:
         return ""
+    is_timed = all("latency_ms" in point for point in points)
     rows = [
         [
             f"{point['cost_lambda']:g}"
             + (" (default)" if point["cost_lambda"] == config.cost_lambda else ""),
             f"{point['cost']:.3f}",
+            *([f"{point['latency_ms']:.3f}"] if is_timed else []),
             f"{point['accuracy']:.1%} ({point['low']:.1%} to {point['high']:.1%})",
             " ".join(f"{share:.0%}" for share in point.get("exit_shares", ())),
         ]
         for point in points
     ]
-    header = ["cost_lambda", "mean cost", "accuracy (95 %)", "share of images per exit"]
+    times = ["mean ms"] if is_timed else []
+    header = ["cost_lambda", "mean cost", *times, "accuracy (95 %)", "share of images per exit"]
     return (
         "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
         f"Measured on {points[0]['num_images']} images{_used(config)}. Other images cost and err differently:"
@@ -202,9 +207,10 @@ def _gates(config: QuEEConfig, _repo_id: str | None) -> str:
 
 
 def _cost(config: QuEEConfig, _repo_id: str | None) -> str:
+    is_timed = config.cost_model == "latency" and config.profile is not None
     return (
         f"## Cost\n\n`{config.cost_model}`: {_COST_UNITS[config.cost_model]}, relative to the dearest path."
-        " Embeddings, heads and gates are not counted."
+        f" {'Heads and gates are counted, the embedding is not' if is_timed else _NOT_COUNTED}."
     )
 
 
@@ -253,6 +259,7 @@ SECTIONS: tuple[Callable[[QuEEConfig, str | None], str], ...] = (
     _quantization,
     _gates,
     _cost,
+    times_section,
     _roles,
     _limits,
     _licence,

@@ -26,11 +26,14 @@ class Router:
     Args:
         tree: The paths that gates score.
         costs: `(paths,)`, float32, as `quee_hf.routing.costs.path_costs` gives them.
+        choices: `(paths,)`, which of them may be chosen, each with all its prefixes, as
+            `quee_hf.routing.dominance.worth_choosing` tells it; all if not given.
     """
 
-    def __init__(self, tree: PathTree, costs: Tensor) -> None:
+    def __init__(self, tree: PathTree, costs: Tensor, choices: NDArray[np.bool_] | None = None) -> None:
         self.tree = tree
         self.costs = costs
+        self.choices = np.ones(len(tree.paths), dtype=bool) if choices is None else choices
         self._costs = costs.numpy()
         longest = len(tree.paths[-1])
         # One row per path, level indices and then -1 for segments that do not run.
@@ -40,15 +43,19 @@ class Router:
         # Row i, column d: the node of path i's prefix of d + 1 segments, or its own if it is shorter.
         self._passed = np.array([[*row, *[row[-1]] * (longest - len(row))] for row in tree.ancestors])
         self._exact_child = np.array(  # the last entry, index -1, stands for the root
-            [(tree.children(node) or [node])[0] for node in (*range(len(tree.paths)), ROOT)]
+            [(self._children(node) or [node])[0] for node in (*range(len(tree.paths)), ROOT)]
         )
         self._first = [tree.first_at_depth(depth) for depth in range(longest + 1)]
 
+    def _children(self, node: int) -> list[int]:
+        return [child for child in self.tree.children(node) if self.choices[child]]
+
     def reachable(self, depth: int, node: Indices) -> NDArray[np.bool_]:
-        """Which paths of at least `depth` segments can still be taken: `(len(node), paths)`."""
+        """Which paths of at least `depth` segments can still be chosen: `(len(node), paths)`."""
+        choices = self.choices[self._first[depth] :]
         if not depth:
-            return np.ones((len(node), len(self.tree.paths)), dtype=bool)
-        found: NDArray[np.bool_] = self._passed[self._first[depth] :, depth - 1] == node[:, None]
+            return np.tile(choices, (len(node), 1))
+        found: NDArray[np.bool_] = (self._passed[self._first[depth] :, depth - 1] == node[:, None]) & choices
         return found
 
     def owners(self, depth: int) -> Tensor:
@@ -66,7 +73,7 @@ class Router:
 
     def only_child(self, node: int) -> int | None:
         """Return the next node if there is nothing to decide at `node`, else `None`."""
-        children = self.tree.children(node)
+        children = self._children(node)
         return children[0] if node == ROOT and len(children) == 1 else None
 
     def decide(self, depth: int, node: Indices, errors: Floats, cost_lambda: Floats) -> Decision:
@@ -79,7 +86,6 @@ class Router:
             cost_lambda: `(batch,)`.
         """
         first = self._first[depth]
-        reachable = self.reachable(depth, node) if depth else None
-        chosen = choose_paths(errors, self._costs[first:], cost_lambda, reachable)
+        chosen = choose_paths(errors, self._costs[first:], cost_lambda, self.reachable(depth, node))
         error = errors[np.arange(len(node)), chosen]
         return Decision(self._passed[chosen + first, depth], error)

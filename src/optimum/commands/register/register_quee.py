@@ -13,6 +13,7 @@ VERBS = (
     "train-heads",
     "train-gates",
     "evaluate",
+    "profile",
     "compare",
     "noise",
     "rescue",

@@ -1,0 +1,115 @@
+"""What was measured of a model, as its config keeps it: costs, operating points, a profile. No torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+# What a config may keep of how its model came about.
+RECORDS = ("base_model", "license", "roles", "measured", "profile")
+Spread = list[float]  # median, lower and upper quartile over rounds, in ms per image
+
+
+class Machine(TypedDict):
+    """Where times were measured."""
+
+    processor: str
+    instruction_sets: list[str]  # those that decide how fast low precisions are
+
+
+class Profile(TypedDict):
+    """How long each part of a model takes, as `quee_hf.profile` measures it; by batch size last."""
+
+    engine: str
+    threads: int
+    machine: Machine
+    versions: dict[str, str]
+    date: str
+    num_rounds: list[int]  # at each batch size
+    batch_sizes: list[int]
+    batch_size: int  # of these, the one of the config's cost table
+    embedding: list[Spread]
+    segments: list[list[list[Spread]]]  # of each segment, at each level
+    exits: list[list[Spread]]  # head and gate of each exit
+    decisions: list[list[Spread]]  # after each exit but the last
+
+
+def path_milliseconds(profile: Profile, path: Sequence[int], batch_size: int) -> float:
+    """Return the median time of an image along a path: embedding, segments, exits and decisions.
+
+    Args:
+        profile: Of a model.
+        path: Level indices, one for each segment that is run.
+        batch_size: One of the profile's.
+    """
+    position = profile["batch_sizes"].index(batch_size)
+    parts = [profile["embedding"], *profile["exits"][: len(path)], *profile["decisions"][: len(path)]]
+    parts += [levels[level] for levels, level in zip(profile["segments"], path, strict=False)]
+    return sum(part[position][0] for part in parts)
+
+
+def check_cost_table(table: Sequence[Sequence[float]], rows: int, columns: int) -> None:
+    """Raise `ValueError` unless a table has positive costs of `rows` segments at `columns` levels."""
+    if len(table) != rows or any(len(row) != columns for row in table):
+        raise ValueError(f"`cost_table` must have {rows} rows (segments) of {columns} columns (levels).")
+    if not all(math.isfinite(cost) and cost > 0 for row in table for cost in row):
+        raise ValueError("`cost_table` must hold positive, finite costs.")
+
+
+def check_points(points: Sequence[Mapping[str, Any]] | None, cost_model: str) -> None:
+    """Raise `ValueError` unless operating points say what they must, at costs of this model."""
+    for point in points or ():
+        if not {"cost_lambda", "cost", "accuracy"} <= set(point):
+            raise ValueError(
+                f"`operating_points` must have 'cost_lambda', 'cost' and 'accuracy', got {point}."
+            )
+        if (measured := point.get("cost_model", cost_model)) != cost_model:
+            raise ValueError(
+                f"`operating_points` were measured at costs in {measured!r}, but `cost_model` is"
+                f" {cost_model!r}: change it by `model.set_cost_model({cost_model!r})`, which"
+                " forgets them, and measure anew with `model.fit_operating_points(validation)`."
+            )
+
+
+def check_record(record: Mapping[str, Any] | None, rows: int, columns: int) -> None:
+    """Raise `ValueError` unless a record holds what it may, and its profile fits segments and levels."""
+    if unknown := set(record or ()) - set(RECORDS):
+        raise ValueError(f"`record` may hold {list(RECORDS)}, got {sorted(unknown)}.")
+    profile = (record or {}).get("profile")
+    if profile is not None:
+        check_profile(profile, rows, columns)
+
+
+def check_profile(profile: Any, rows: int, columns: int) -> None:
+    """Raise `ValueError` unless a profile is of a model of so many segments (rows) and levels (columns)."""
+    fields = Profile.__annotations__
+    if not isinstance(profile, Mapping) or set(profile) != set(fields):
+        raise ValueError(f"`record['profile']` must have the fields {list(fields)}.")
+    if not {"processor", "instruction_sets"} <= set(profile["machine"]):
+        raise ValueError(f"`record['profile']` must name its 'machine', got {profile['machine']}.")
+    sizes = list(profile["batch_sizes"])
+    if not sizes or profile["batch_size"] not in sizes:
+        raise ValueError(
+            f"`record['profile']` must have its `batch_size`, {profile['batch_size']}, among {sizes}."
+        )
+    shapes = {
+        "embedding": (len(sizes), 3),
+        "segments": (rows, columns, len(sizes), 3),
+        "exits": (rows, len(sizes), 3),
+        "decisions": (rows - 1, len(sizes), 3),
+    }
+    for name, shape in shapes.items():
+        if not _has_shape(profile[name], shape):
+            raise ValueError(f"`record['profile']` must have {name!r} of shape {shape}, all positive.")
+
+
+def without(values: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """Return what a mapping holds but for one entry."""
+    return {key: value for key, value in (values or {}).items() if key != name}
+
+
+def _has_shape(values: Any, shape: tuple[int, ...]) -> bool:
+    """Tell whether nested lists of positive numbers have a shape."""
+    if not shape:
+        return isinstance(values, int | float) and math.isfinite(values) and values > 0
+    is_list = isinstance(values, list | tuple) and len(values) == shape[0]
+    return is_list and all(_has_shape(value, shape[1:]) for value in values)
