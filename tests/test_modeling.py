@@ -21,8 +21,9 @@ from tests.tiny import (
     wrap,
 )
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from quee_hf import NotReadyError, QuEEForImageClassification
+from quee_hf import NotReadyError, QuEEForImageClassification, QuEEImageClassifierOutput
 from quee_hf.blueprint import segment_costs
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
 from quee_hf.execution.prefix_tree import tree_forward
@@ -297,6 +298,136 @@ class TestForcedPath:
         model = exact(routable())
         model.config.cost_lambda = math.inf
         assert taken(model(pixel_values[:1], path=(8, 8))) == [(0, 0)]
+
+
+class TestClassifyStream:
+    @staticmethod
+    def joined(outputs) -> QuEEImageClassifierOutput:
+        outputs = list(outputs)
+        assert all(len(tensor) == 1 for output in outputs for tensor in output.to_tuple())
+        return QuEEImageClassifierOutput(
+            **{name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+        )
+
+    @staticmethod
+    def assert_same(found, wanted) -> None:
+        assert list(found) == [name for name in wanted if name != "all_logits"]
+        for name in ("path", "exit_index", "cost"):
+            assert torch.equal(found[name], wanted[name])
+            assert found[name].dtype == wanted[name].dtype
+        torch.testing.assert_close(found.logits, wanted.logits, **EXACT)
+        torch.testing.assert_close(found.error_probability, wanted.error_probability, **EXACT, equal_nan=True)
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 32])
+    def test_equals_forward(self, model, pixel_values, routed, batch_size):
+        stream = model.classify_stream(
+            pixel_values.split(5), cost_lambda=mixed_lambdas(16), batch_size=batch_size
+        )
+        self.assert_same(self.joined(stream), routed)
+
+    @pytest.mark.parametrize("variant", ["dinov2", "clip"])
+    def test_equals_forward_for_other_backbones(self, variant):
+        model = exact(routable(VARIANTS[variant]))
+        pixel_values = images(16, VARIANTS[variant].image_size).double()
+        with torch.no_grad():
+            wanted = model(pixel_values, cost_lambda=0.1)
+        stream = model.classify_stream(pixel_values.split(3), cost_lambda=0.1, batch_size=4)
+        self.assert_same(self.joined(stream), wanted)
+
+    @pytest.mark.parametrize("fields", [{"cost_lambda": 0.1}, {}], ids=["a-lambda", "none"])
+    def test_the_default_is_the_configs(self, pixel_values, fields):
+        model = exact(routable(**fields))
+        with torch.no_grad():
+            wanted = model(pixel_values)
+        self.assert_same(self.joined(model.classify_stream(pixel_values.split(5), batch_size=3)), wanted)
+
+    @pytest.mark.parametrize("path", [[8], [8, 6, 4], [4, 4]])
+    def test_a_path_is_for_all(self, model, pixel_values, path):
+        with torch.no_grad():
+            wanted = model(pixel_values, path=path)
+        stream = model.classify_stream(pixel_values.split(5), path=path, batch_size=3)
+        self.assert_same(self.joined(stream), wanted)
+
+    @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+    def test_runs_on_an_engine(self, engine):
+        pytest.importorskip(engine)
+        model = routable(levels=[8, 4])
+        model.set_engine(engine)
+        pixel_values = images(16)
+        with torch.no_grad():
+            wanted = model(pixel_values, cost_lambda=mixed_lambdas(16))
+        found = self.joined(
+            model.classify_stream(pixel_values.split(5), cost_lambda=mixed_lambdas(16), batch_size=4)
+        )
+        assert torch.equal(found.path, wanted.path)
+        torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=1e-3)
+
+    def test_gate_thresholds_route_it_too(self, pixel_values):
+        model = exact(routable(gate_type="lra", levels=[8, 4]))
+        with torch.no_grad():
+            wanted = model(pixel_values, cost_lambda=mixed_lambdas(16))
+        stream = model.classify_stream(pixel_values.split(5), cost_lambda=mixed_lambdas(16), batch_size=4)
+        self.assert_same(self.joined(stream), wanted)
+
+    @pytest.mark.parametrize("path", [None, [8, 6]])
+    def test_batches_may_be_those_of_a_loader(self, model, pixel_values, path):
+        data = [{"pixel_values": row, "labels": i} for i, row in enumerate(pixel_values)]
+        loader = DataLoader(data, batch_size=5)
+        stream = model.classify_stream(loader, cost_lambda=None if path else 0.1, path=path, batch_size=4)
+        with torch.no_grad():
+            self.assert_same(
+                self.joined(stream), model(pixel_values, cost_lambda=None if path else 0.1, path=path)
+            )
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"cost_lambda": 0.1, "path": [8]}, ValueError, "not both"),
+            ({"cost_lambda": -0.1}, ValueError, "`cost_lambda` must be at least 0"),
+            ({"cost_lambda": [0.1, math.nan]}, ValueError, "`cost_lambda` must be at least 0"),
+            ({"path": [7]}, ValueError, "`path` must hold"),
+            ({"batch_size": 0}, ValueError, "`batch_size`"),
+            ({"path": [8], "batch_size": 0}, ValueError, "`batch_size`"),
+            ({"batches": torch.zeros(1, 3, 32, 32)}, TypeError, "`batches`"),
+        ],
+        ids=str,
+    )
+    def test_bad_arguments_are_refused_before_anything_is_read(self, model, arguments, error, message):
+        def batches():
+            raise AssertionError("read")
+            yield
+
+        with pytest.raises(error, match=message):
+            model.classify_stream(**{"batches": batches(), "cost_lambda": None, **arguments})
+
+    def test_training_mode_and_untrained_gates_are_refused(self, pixel_values):
+        model = routable()
+        with pytest.raises(NotReadyError, match="training mode"):
+            model.train().classify_stream([pixel_values], cost_lambda=0.1)
+        model.eval().config.trained_parts = []
+        with pytest.raises(NotReadyError, match="gates are not trained"):
+            model.classify_stream([pixel_values], cost_lambda=0.1)
+        assert len(list(model.classify_stream([pixel_values.float()]))) == 16
+
+    @pytest.mark.parametrize("arguments", [{"cost_lambda": 0.1}, {"path": [8]}], ids=["routed", "forced"])
+    def test_outputs_are_ordinary_tensors_of_their_own(self, model, pixel_values, arguments):
+        for output in model.classify_stream([pixel_values], batch_size=8, **arguments):
+            assert not torch.is_inference_mode_enabled()
+            for tensor in output.to_tuple():
+                assert not tensor.is_inference()
+                assert not tensor.requires_grad
+                assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+    @pytest.mark.parametrize("arguments", [{"cost_lambda": 0.1}, {"path": [8]}], ids=["routed", "forced"])
+    def test_an_error_in_the_data_comes_after_the_results_before_it(self, model, pixel_values, arguments):
+        def batches():
+            yield from pixel_values.split(5)
+            raise OSError("no such disk")
+
+        found = []
+        with pytest.raises(OSError, match="no such disk"):
+            found.extend(model.classify_stream(batches(), batch_size=8, **arguments))
+        assert len(found) == 16
 
 
 class TestLabels:

@@ -292,6 +292,71 @@ class TestInputs:
         )
         assert_same(classify(pictures), expected)
 
+    def test_batches_of_a_data_set_run_as_one_stream(self, saved, pictures, expected, monkeypatch):
+        """Late segments see images of several batches at once; a batch of one image needs none of it."""
+        classify = pipeline(TASK, model=saved, device="cpu", cost_lambda=COST_LAMBDA, return_routing=True)
+        sizes = {}
+        run_segment = classify.model.run_segment
+
+        def spy(segment, level, hidden):
+            sizes.setdefault(segment, []).append(len(hidden))
+            return run_segment(segment, level, hidden)
+
+        monkeypatch.setattr(classify.model, "run_segment", spy)
+        assert_same(classify(ListedPictures(pictures * 8), batch_size=4), expected * 8)
+        for segment, runs in sizes.items():
+            assert runs.count(4) >= len(runs) - 2, segment  # but for the last at each level
+        assert set(sizes) == {0, 1}
+        sizes.clear()
+        assert_same(classify(ListedPictures(pictures), batch_size=1), expected)
+        assert {size for runs in sizes.values() for size in runs} == {1}
+
+    def test_a_generator_is_read_as_results_are_asked_for(self, classify, pictures, expected):
+        read = []
+
+        def images():
+            for number in range(400):
+                read.append(number)
+                yield pictures[number % 8]
+
+        results = iter(classify(images(), cost_lambda=COST_LAMBDA, return_routing=True, batch_size=4))
+        assert len(read) == 1  # by transformers, to see whether it is a chat
+        assert_same([next(results) for _ in range(8)], expected)
+        assert len(read) < 100
+        del results
+
+    @pytest.mark.parametrize("options", [{"path": [8, 4]}, {}], ids=["path", "whole-network"])
+    @pytest.mark.parametrize("batch_size", [3, 8])
+    def test_without_lambda_too(self, classify, pictures, options, batch_size):
+        wanted = [classify(image, return_routing=True, **options) for image in pictures]
+        found = classify(pictures, return_routing=True, batch_size=batch_size, **options)
+        assert [each["routing"] for each in found] == [each["routing"] for each in wanted]
+        for each, other in zip(found, wanted, strict=True):
+            assert [score["score"] for score in each["scores"]] == pytest.approx(
+                [score["score"] for score in other["scores"]], abs=1e-5
+            )
+
+    def test_a_data_set_may_be_iterated_again(self, classify, pictures, expected):
+        results = classify(
+            ListedPictures(pictures), cost_lambda=COST_LAMBDA, return_routing=True, batch_size=3
+        )
+        assert len(results) == 3  # batches, as in the stock pipeline
+        assert_same(results, expected)
+        assert_same(results, expected)
+
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    @pytest.mark.parametrize("is_generator", [True, False], ids=["generator", "data-set"])
+    def test_no_images_give_no_results(self, classify, is_generator, batch_size):
+        inputs = (image for image in []) if is_generator else ListedPictures([])
+        assert list(classify(inputs, cost_lambda=COST_LAMBDA, batch_size=batch_size)) == []
+
+    def test_top_k_and_lists_in_batches(self, classify, pictures):
+        found = classify(pictures, cost_lambda=COST_LAMBDA, top_k=2, batch_size=3)
+        assert [[score["label"] for score in each] for each in found] == [
+            [score["label"] for score in classify(image, cost_lambda=COST_LAMBDA, top_k=2)]
+            for image in pictures
+        ]
+
     def test_path_url_and_base64(self, classify, picture_file, website, expected):
         content = base64.b64encode(Path(picture_file).read_bytes()).decode()
         sources = [
@@ -343,6 +408,13 @@ class TestBadImages:
         truncated.write_bytes(Path(picture_file).read_bytes()[:-40])
         with pytest.raises(BadImageError, match=r"truncated\.png"):
             classify([picture_file, str(truncated)])
+
+    def test_file_in_a_generator_comes_after_results_of_those_before_it(self, classify, pictures, expected):
+        sources = (image for image in [*pictures, "missing.png", *pictures])
+        found = []
+        with pytest.raises(BadImageError, match=r"missing\.png"):
+            found.extend(classify(sources, cost_lambda=COST_LAMBDA, return_routing=True, batch_size=4))
+        assert_same(found, expected)
 
     @pytest.mark.parametrize(
         "source", ["missing.png", "missing", "b64+", "data:image/png;base64,AAAA", "", "é"]
@@ -493,8 +565,9 @@ class TestRoutingArguments:
         classify = pipeline(TASK, model=saved, model_kwargs={"trained_parts": ["heads"]}, device="cpu")
         routing = classify(pictures[0], return_routing=True)["routing"]
         assert (routing["path"], routing["cost"]) == ([8, 8, 8], 1.0)
-        with pytest.raises(NotReadyError, match="gates are not trained"):
-            classify(pictures[0], cost_lambda=COST_LAMBDA)
+        for inputs in (pictures[0], pictures):
+            with pytest.raises(NotReadyError, match="gates are not trained"):
+                classify(inputs, cost_lambda=COST_LAMBDA, batch_size=4)
 
 
 class TestModel:
@@ -509,6 +582,8 @@ class TestModel:
         model = QuEEForImageClassification.from_pretrained(saved)
         classify = pipeline(TASK, model=model.train(), image_processor=processor(), device="cpu")
         assert_same(classify(pictures, cost_lambda=COST_LAMBDA, return_routing=True), expected)
+        model.train()
+        assert_same(classify(pictures, cost_lambda=COST_LAMBDA, return_routing=True, batch_size=3), expected)
 
     def test_torchvision_processor_is_converted(self, classify):
         class ViTImageProcessor(ViTImageProcessorPil):

@@ -1,11 +1,14 @@
 """Turn whatever a user calls a picture into an 8-bit RGB image, the right way up."""
 
+import base64
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported by a module `__getattr__`
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -28,6 +31,7 @@ _DECODE_ERRORS = (
 # Modes without a direct way to RGB in Pillow, and the mode to pass through.
 _DETOURS = {"La": "LA", "RGBa": "RGBA"}
 _WHITE_LEVELS = (255.0, 65535.0)
+_MAX_SHOWN_CHARACTERS = 80  # of a source in a message: a base64 image has thousands
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -78,6 +82,29 @@ def load_rgb(source: str | Path | bytes | Image.Image, *, name: str | None = Non
             return _decoded(image)
     except _DECODE_ERRORS as error:
         raise BadImageError(_complaint(name or _name_of(source), error)) from error
+
+
+def fetch_rgb(source: str | Path | Image.Image, timeout: float | None = None) -> Image.Image:
+    """Return the RGB image in a file, at a URL, in base64, or given.
+
+    Args:
+        source: A path, an address, base64 (with or without "data:image/...;base64,"), or an image.
+        timeout: Of a download, in seconds; `None` waits forever.
+
+    Raises:
+        BadImageError: If it cannot be read.
+    """
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return load_rgb(_download(source, timeout), name=source)
+    if not isinstance(source, str) or os.path.isfile(source):
+        return load_rgb(source)
+    encoded = source.partition(",")[2] if source.startswith("data:image/") else source
+    try:
+        return load_rgb(base64.b64decode("".join(encoded.split()), validate=True))
+    except ValueError as error:  # not base64, or not of an image
+        is_long = len(source) > _MAX_SHOWN_CHARACTERS
+        shown = f"{source[:_MAX_SHOWN_CHARACTERS]}..." if is_long else source
+        raise BadImageError(f"Cannot read image {shown}: no such file, and no image in base64.") from error
 
 
 def _decoded(image: Image.Image) -> Image.Image:
@@ -137,3 +164,14 @@ def _complaint(name: str, error: BaseException) -> str:
     else:
         cause = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return f"Cannot read image {name}: {str(cause).rstrip('.')}."
+
+
+def _download(url: str, timeout: float | None) -> bytes:
+    """Return what a URL holds."""
+    try:
+        response = httpx.get(url, timeout=timeout, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BadImageError(f"Cannot read image {url}: {error}.") from error
+    if not response.is_success:
+        raise BadImageError(f"Cannot read image {url}: the server answered {response.status_code}.")
+    return response.content

@@ -1,7 +1,7 @@
 """`QuEEForImageClassification`: a frozen backbone in segments, with exits, gates and several levels."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from quee_hf.backbones.trunk import Trunk
 from quee_hf.blueprint import path_latencies
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
-from quee_hf.execution.answers import forced_output, path_of_levels, routed_output, training_output
+from quee_hf.execution.answers import ForcedPath, answer, answer_stream, training_output
 from quee_hf.execution.engines import REFERENCE, make_engine
 from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.network import EngineNetwork
+from quee_hf.execution.feed import Batch
 from quee_hf.execution.network import Network
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
@@ -26,8 +27,7 @@ from quee_hf.exits.heads import ExitHead
 from quee_hf.levels import Level
 from quee_hf.machine import warn_if_elsewhere
 from quee_hf.outputs import QuEEImageClassifierOutput
-from quee_hf.routable import RoutableModel
-from quee_hf.routing.costs import path_cost
+from quee_hf.routable import L, RoutableModel
 
 
 class QuEEForImageClassification(RoutableModel):
@@ -76,6 +76,7 @@ class QuEEForImageClassification(RoutableModel):
             ValueError: If class embeddings are missing, superfluous or of the wrong shape.
 
         Example:
+            >>> import torch
             >>> from transformers import ViTConfig, ViTForImageClassification
             >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
             ...     intermediate_size=64, image_size=16, patch_size=8, num_labels=3)
@@ -190,31 +191,54 @@ class QuEEForImageClassification(RoutableModel):
         """
         if self.training:
             return training_output(self, self.exact_level, self.config.num_exits, pixel_values, labels)
-        if cost_lambda is not None and path is not None:
-            raise ValueError("Give `cost_lambda` or `path`, not both.")
-        if cost_lambda is None and path is None:
-            cost_lambda = self.config.cost_lambda
-        if cost_lambda is None:
-            forced = path_of_levels(path, self.level_list, self.config.num_exits)
-            cost = path_cost(forced, self.cost_table)
-            output = forced_output(self._network, pixel_values, forced, cost, self.config.num_exits)
-        else:
-            self._check_routable()
-            output = routed_output(self._network, pixel_values, cost_lambda)
+        output = answer(self._network, pixel_values, self.plan_route(cost_lambda, path))
         if output_all_paths:
             output.all_logits = tree_forward(self._network, pixel_values).logits
         if labels is not None:
             output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
         return output
 
-    def _check_routable(self) -> None:
-        self._check_gates_are_trained()
-        if self.config.cost_model == "latency" and (profile := self.config.profile) is not None:
+    def plan_route(self, cost_lambda: L | None, path: Sequence[Level] | None) -> L | float | ForcedPath:
+        """Return what decides the path of each image; warn if times that decide were measured elsewhere."""
+        route = super().plan_route(cost_lambda, path)
+        is_by_time = not isinstance(route, ForcedPath) and self.config.cost_model == "latency"
+        if is_by_time and (profile := self.config.profile) is not None:
             warn_if_elsewhere(profile, self.engine, self.device)
+        return route
 
-    def _check_gates_are_trained(self) -> None:
-        if "gates" not in self.config.trained_parts:
-            raise NotReadyError("The gates are not trained: use `quee_hf.GateTrainer`, or force a `path`.")
+    def classify_stream(
+        self,
+        batches: Iterable[Batch],
+        *,
+        cost_lambda: float | Iterable[float] | None = None,
+        path: Sequence[Level] | None = None,
+        batch_size: int = 32,
+    ) -> Iterator[QuEEImageClassifierOutput]:
+        """Classify a data set, image by image, in less time than batch after batch.
+
+        Images of successive batches run together: where images have left, those of the next batches fill up,
+        and every segment runs on whole batches. Results are those of `forward`.
+
+        Args:
+            batches: Tensors `(n, channels, height, width)`, of any n, on any device, or mappings with one as
+                `pixel_values`. They are read one by one, as images are needed. Should that fail, the results
+                of the images before come first, then the error.
+            cost_lambda: As in `forward`; if one per image, in the order of images.
+            path: As in `forward`.
+            batch_size: Images that a segment runs on. Up to 17 times as many results wait for a slower one.
+
+        Returns:
+            An iterator: for each image in order a batch of one, on the CPU.
+
+        Raises:
+            TypeError: If `batches` is no iterable of batches.
+            ValueError: If another argument is malformed; like the others, before anything is read.
+            NotReadyError: As in `forward`, and in training mode.
+        """
+        if self.training:
+            raise NotReadyError("In training mode nothing is routed: call `model.eval()` first.")
+        route: float | Iterable[float] | ForcedPath = self.plan_route(cost_lambda, path)
+        return answer_stream(self._network, batches, route, batch_size, self.device)
 
     def fit_operating_points(
         self,
@@ -241,7 +265,7 @@ class QuEEForImageClassification(RoutableModel):
         Raises:
             NotReadyError: If the gates are not trained.
         """
-        self._check_gates_are_trained()
+        self.check_gates_are_trained()
         if not isinstance(validation, PathOutputs):
             validation = collect_path_outputs(self, validation, batch_size=batch_size, device=self.device)
         latencies = path_latencies(self.config, self.paths)

@@ -1,31 +1,27 @@
 """The image classification pipeline for QuEE models, and how `transformers.pipeline` comes to use it."""
 
-import base64
 import functools
 import math
 import numbers
-import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported by a module `__getattr__`
 from PIL import Image
 from transformers import AutoImageProcessor, ImageClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import ModelOutput
 
 from quee_hf.checkpoints import check_processor
 from quee_hf.configuration import QuEEConfig
-from quee_hf.errors import BadImageError
 from quee_hf.execution.operating_points import lambda_within
-from quee_hf.images import load_rgb
+from quee_hf.images import fetch_rgb
 from quee_hf.levels import Level
 
 _TASK = "image-classification"
-_MAX_SHOWN_CHARACTERS = 80  # of a source in a message: a base64 image has thousands
 
 
 class Routing(TypedDict):
@@ -56,6 +52,9 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     cannot be read raises `BadImageError` with its name. An image processor that runs on torchvision is
     converted to its "pil" backend, as the pixels of the two differ slightly, which changes some routes;
     assign `image_processor` after the pipeline is made to use another.
+
+    With a `batch_size` above 1, images of successive batches run together (`model.classify_stream`): results
+    come in order, but later than those of their batch could.
 
     A model in training mode is put in evaluation mode, because in training mode nothing is routed.
 
@@ -155,8 +154,27 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             timeout: Of a download, in seconds; `None` waits forever.
         """
         if isinstance(image, (str, Path, Image.Image)):
-            image = _read_image(image, timeout)
+            image = fetch_rgb(image, timeout)
         return super().preprocess(image)  # type: ignore[no-untyped-call]
+
+    def get_iterator(
+        self, inputs: Any, num_workers: int, batch_size: int, *parameters: dict[str, Any]
+    ) -> PipelineIterator:
+        """Iterate over the results for a list, a data set or a generator.
+
+        Images of successive batches share the network's segments: see `model.classify_stream`.
+        """
+        results = super().get_iterator(inputs, num_workers, batch_size, *parameters)
+        if batch_size > 1:
+            options = {**parameters[1], "batch_size": batch_size}
+            results.loader = _StreamIterator(results.loader.loader, self._forward_stream, options)
+        return cast(PipelineIterator, results)
+
+    def _forward_stream(self, batches: Iterable[Any], **options: Any) -> Iterator[ModelOutput]:
+        """Run the model on batches, for an output per image."""
+        if self.model.training:
+            self.model.eval()
+        return cast(Iterator[ModelOutput], cast(Any, self.model).classify_stream(batches, **options))
 
     def _forward(  # type: ignore[override]
         self, model_inputs: Any, cost_lambda: float | None = None, path: Sequence[Level] | None = None
@@ -186,6 +204,13 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             "cost": float(model_outputs["cost"][0]),
             "error_probability": None if math.isnan(error) else error,
         }
+
+
+class _StreamIterator(PipelineIterator):
+    """Iterates over what comes of all batches of a loader, not of one after the other."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.infer(self.loader, **self.params))
 
 
 class ImageClassificationDispatch(ImageClassificationPipeline):
@@ -256,29 +281,3 @@ def _checked_number(name: str, value: object, highest: float) -> float:
     if not 0 <= number <= highest:  # NaN compares false
         raise ValueError(f"`{name}` must be between 0 and {highest}, got {number}.")
     return number
-
-
-def _read_image(source: str | Path | Image.Image, timeout: float | None) -> Image.Image:
-    """Return the RGB image in a file, at a URL, in base64, or given."""
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return load_rgb(_download(source, timeout), name=source)
-    if not isinstance(source, str) or os.path.isfile(source):
-        return load_rgb(source)
-    encoded = source.partition(",")[2] if source.startswith("data:image/") else source
-    try:
-        return load_rgb(base64.b64decode("".join(encoded.split()), validate=True))
-    except ValueError as error:  # not base64, or not of an image
-        is_long = len(source) > _MAX_SHOWN_CHARACTERS
-        shown = f"{source[:_MAX_SHOWN_CHARACTERS]}..." if is_long else source
-        raise BadImageError(f"Cannot read image {shown}: no such file, and no image in base64.") from error
-
-
-def _download(url: str, timeout: float | None) -> bytes:
-    """Return what a URL holds."""
-    try:
-        response = httpx.get(url, timeout=timeout, follow_redirects=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise BadImageError(f"Cannot read image {url}: {error}.") from error
-    if not response.is_success:
-        raise BadImageError(f"Cannot read image {url}: the server answered {response.status_code}.")
-    return response.content

@@ -1,6 +1,7 @@
 """`RoutableModel`: a frozen backbone in segments, exits after them, and gates; what execution asks of it."""
 
-from typing import cast
+from collections.abc import Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from quee_hf.backbones.trunk import Trunk
 from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
 from quee_hf.configuration import COST_MODELS, QuEEConfig
 from quee_hf.errors import NotReadyError
+from quee_hf.execution.answers import ForcedPath, path_of_levels
 from quee_hf.execution.network import Step, advance_by_parts
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.reading import ExitReading, spatial_variance
@@ -24,6 +26,8 @@ from quee_hf.routing.dominance import worth_choosing
 from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Decision, Router
 from quee_hf.routing.thresholds import decide_by_threshold, enter
+
+L = TypeVar("L")  # a lambda, or one per image
 
 
 class RoutableModel(QuEEPreTrainedModel):
@@ -119,6 +123,33 @@ class RoutableModel(QuEEPreTrainedModel):
                 choices = worth_choosing(self._tree, [path_cost(path, table) for path in self.paths])
             self._costs = (key, table, Router(self._tree, costs, choices))
         return self._costs[1:]
+
+    def plan_route(self, cost_lambda: L | None, path: Sequence[Level] | None) -> L | float | ForcedPath:
+        """Return what decides the path of each image: lambda, or one path for all.
+
+        Args:
+            cost_lambda: `None`, if `path` is, too, takes the config's.
+            path: Levels, one per segment; `None` stands for the most exact to the end, if no lambda is given
+                or in the config.
+
+        Raises:
+            ValueError: If both are given, or the path does not exist.
+            NotReadyError: If there is a lambda, but gates are not trained.
+        """
+        if cost_lambda is not None and path is not None:
+            raise ValueError("Give `cost_lambda` or `path`, not both.")
+        default = self.config.cost_lambda if path is None else None
+        route = default if cost_lambda is None else cost_lambda
+        if route is not None:
+            self.check_gates_are_trained()
+            return route
+        levels = path_of_levels(path, self.level_list, self.config.num_exits)
+        return ForcedPath(levels, path_cost(levels, self.cost_table), self.config.num_exits)
+
+    def check_gates_are_trained(self) -> None:
+        """Raise `NotReadyError` if they are not."""
+        if "gates" not in self.config.trained_parts:
+            raise NotReadyError("The gates are not trained: use `quee_hf.GateTrainer`, or force a `path`.")
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Map `(batch, channels, height, width)` to tokens, `(batch, tokens, hidden)`."""

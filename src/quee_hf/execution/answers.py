@@ -1,23 +1,71 @@
 """What a forward returns for images that were routed, or that were all sent along one path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from quee_hf.execution.feed import Batch, Feed
 from quee_hf.execution.network import Network
 from quee_hf.execution.routed import routed_forward, run_path
+from quee_hf.execution.stream import stream_routes
+from quee_hf.execution.walk import Routes
 from quee_hf.exits.loss import scaled_exit_loss
 from quee_hf.levels import Level
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.paths import Path
+from quee_hf.routing.router import Router
 
 
-def routed_output(
-    network: Network, pixel_values: Tensor, cost_lambda: float | Tensor
+class ForcedPath(NamedTuple):
+    """A path for all images; it need not be one that gates know."""
+
+    levels: Path
+    cost: float
+    num_exits: int  # of the network
+
+
+def answer(
+    network: Network, pixel_values: Tensor, route: float | Tensor | ForcedPath
 ) -> QuEEImageClassifierOutput:
-    """Route images, `(batch, channels, height, width)`, at one lambda for all or one for each."""
-    routes, router = routed_forward(network, pixel_values, cost_lambda), network.router
+    """Classify images, `(batch, channels, height, width)`, at a lambda, one for each, or along one path."""
+    if isinstance(route, ForcedPath):
+        return _forced_output(network, pixel_values, route)
+    return _routed_output(routed_forward(network, pixel_values, route), network.router)
+
+
+def answer_stream(
+    network: Network,
+    batches: Iterable[Batch],
+    route: float | Iterable[float] | ForcedPath,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[QuEEImageClassifierOutput]:
+    """Classify a data set; return an iterator over the output for each image, a batch of one, on the CPU.
+
+    Args:
+        network: The model.
+        batches: As `Feed` takes them.
+        route: Lambda, one per image, or one path for all.
+        batch_size: Images that a segment runs on.
+        device: The network's.
+
+    Raises:
+        TypeError, ValueError: As `Feed` does, before any image is read.
+    """
+    if isinstance(route, ForcedPath):
+        return _forced_outputs(network, Feed(batches, 0.0, batch_size, device), route)
+    return _routed_outputs(network, Feed(batches, route, batch_size, device))
+
+
+def _routed_outputs(network: Network, feed: Feed) -> Iterator[QuEEImageClassifierOutput]:
+    router = network.router
+    for routes in stream_routes(network, feed):
+        yield _routed_output(routes, router)
+
+
+def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
     rows, device = router.path_rows[routes.node], routes.logits.device
     return QuEEImageClassifierOutput(
         logits=routes.logits,
@@ -28,18 +76,27 @@ def routed_output(
     )
 
 
-def forced_output(
-    network: Network, pixel_values: Tensor, path: Path, cost: float, num_exits: int
-) -> QuEEImageClassifierOutput:
-    """Run all images along one path, which costs so much and need not be one that gates know."""
-    logits = run_path(network, pixel_values, path)
-    batch, unused = len(logits), num_exits - len(path)
-    row = torch.tensor([*path, *[-1] * unused], dtype=torch.int16, device=logits.device)
+def _forced_outputs(network: Network, feed: Feed, path: ForcedPath) -> Iterator[QuEEImageClassifierOutput]:
+    for pixel_values, _ in feed:
+        with torch.inference_mode():
+            output = _forced_output(network, pixel_values, path)
+            parts = [tensor.cpu().split(1) for tensor in output.to_tuple()]
+        for part in zip(*parts, strict=True):
+            # Copied, so that an output that is kept does not keep its whole batch.
+            own = (tensor.clone() for tensor in part)
+            yield QuEEImageClassifierOutput(**dict(zip(output, own, strict=True)))
+    feed.raise_failure()
+
+
+def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> QuEEImageClassifierOutput:
+    logits = run_path(network, pixel_values, path.levels)
+    batch, unused = len(logits), path.num_exits - len(path.levels)
+    row = torch.tensor([*path.levels, *[-1] * unused], dtype=torch.int16, device=logits.device)
     return QuEEImageClassifierOutput(
         logits=logits,
-        exit_index=torch.full((batch,), len(path) - 1, device=logits.device),
+        exit_index=torch.full((batch,), len(path.levels) - 1, device=logits.device),
         path=row.repeat(batch, 1),
-        cost=torch.full((batch,), cost, device=logits.device),
+        cost=torch.full((batch,), path.cost, device=logits.device),
         error_probability=torch.full((batch,), torch.nan, device=logits.device),
     )
 

@@ -1,5 +1,6 @@
 """Taking some images out of a batch."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,11 +8,25 @@ from quee_hf.routing.policy import Indices
 
 
 def take_rows(x: Tensor, rows: Indices) -> Tensor:
-    """Return a copy of some rows of a tensor.
+    """Return a copy of some rows of a tensor."""
+    taken = x.new_empty(len(rows), *x.shape[1:])
+    copy_rows(x, rows, taken)
+    return taken
+
+
+def copy_rows(x: Tensor, rows: Indices, target: Tensor) -> None:
+    """Copy some rows of a tensor to another.
 
     On the CPU this is one thread's work: PyTorch would wake all of its threads, which then wait for more and
     keep those of an engine from running.
+
+    Args:
+        x: `(batch, ...)`.
+        rows: `(n,)`, in the order in which they are wanted.
+        target: `(n, ...)`, of the same kind.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not x.requires_grad:
-        return torch.from_numpy(x.numpy()[rows])
-    return x[torch.from_numpy(rows).to(x.device)]
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        # Other modes than "clip" make a copy more.
+        np.take(x.numpy(force=True), rows, axis=0, out=target.numpy(), mode="clip")
+    else:
+        target.copy_(x[torch.from_numpy(np.ascontiguousarray(rows)).to(x.device)])

@@ -59,7 +59,7 @@ def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
     depth = 0
     while len(active):
         before = Decision(node, error)
-        next_node, error = _decide(network, depth, before, reached, cost_lambda[active])
+        next_node, error = decide_step(network, depth, before, reached, cost_lambda[active])
         stays, kept = next_node != node, None
         if not stays.all():
             gone, kept = (~stays).nonzero()[0], stays.nonzero()[0]
@@ -79,10 +79,18 @@ def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
     return Routes(torch.from_numpy(final_node), torch.cat(logits)[back], torch.from_numpy(final_error))
 
 
-def _decide(
+def decide_step(
     network: Network, depth: int, before: Decision, reached: Assessment | None, cost_lambda: Floats
 ) -> Decision:
-    """Ask the gate at a depth, if there is something to decide there; else what was decided before holds."""
+    """Ask the gate at a depth, if there is something to decide there; else what was decided before holds.
+
+    Args:
+        network: Gates, paths and costs.
+        depth: Segments run so far; all images stand at this depth.
+        before: Each image's node, and the error expected last.
+        reached: What the exit at this depth says of each; `None` before the first segment.
+        cost_lambda: `(batch,)`.
+    """
     node, error = before
     if reached is None:
         if (child := network.router.only_child(ROOT)) is not None:
