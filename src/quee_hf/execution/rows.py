@@ -4,14 +4,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quee_hf.execution.buffers import empty
 from quee_hf.routing.policy import Indices
 
 
 def take_rows(x: Tensor, rows: Indices) -> Tensor:
     """Return a copy of some rows of a tensor."""
-    taken = x.new_empty(len(rows), *x.shape[1:])
+    taken = new_rows(x, len(rows))
     copy_rows(x, rows, taken)
     return taken
+
+
+def new_rows(x: Tensor, count: int) -> Tensor:
+    """Return a tensor of so many rows like those of another, not set."""
+    shape = count, *x.shape[1:]
+    return empty(shape) if _is_plain(x) else x.new_empty(shape)
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def copy_rows(x: Tensor, rows: Indices, target: Tensor) -> None:
@@ -25,7 +36,7 @@ def copy_rows(x: Tensor, rows: Indices, target: Tensor) -> None:
         rows: `(n,)`, in the order in which they are wanted.
         target: `(n, ...)`, of the same kind.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if _is_plain(x):
         # Other modes than "clip" make a copy more.
         np.take(x.numpy(force=True), rows, axis=0, out=target.numpy(), mode="clip")
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quee_hf.execution.feed import Feed
 from quee_hf.execution.network import Assessment, Network
-from quee_hf.execution.rows import copy_rows
+from quee_hf.execution.rows import copy_rows, new_rows
 from quee_hf.execution.walk import Routes, decide_step
 from quee_hf.routing.policy import Floats
 from quee_hf.routing.router import ROOT, Decision
@@ -97,7 +97,7 @@ def _gather(groups: list[_Group]) -> _Group:
 def _rows(tensors: list[Tensor], groups: list[_Group]) -> Tensor:
     """Return one tensor of each group's rows of its own."""
     count = sum(len(group.images) for group in groups)
-    gathered = tensors[0].new_empty(count, *tensors[0].shape[1:])
+    gathered = new_rows(tensors[0], count)
     parts = gathered.split([len(group.images) for group in groups])
     for tensor, group, part in zip(tensors, groups, parts, strict=True):
         copy_rows(tensor, group.images["row"], part)

@@ -10,6 +10,7 @@ import openvino
 import torch
 from torch import Tensor
 
+from quee_hf.execution.buffers import empty
 from quee_hf.execution.engines.graph_engine import GraphEngine, Program
 from quee_hf.levels import Level
 
@@ -57,7 +58,7 @@ class _Program:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
-        outputs = [torch.empty(len(inputs[0]), *tail) for tail in self._tails]
+        outputs = [empty((len(inputs[0]), *tail)) for tail in self._tails]
         for index, output in enumerate(outputs):
             request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
         for index, x in enumerate(inputs):
