@@ -13,7 +13,7 @@ from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, s
 from quee_hf.configuration import COST_MODELS, QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, path_of_levels
-from quee_hf.execution.network import Step, advance_by_parts
+from quee_hf.execution.network import Step, advance_by_parts, run_path_by_parts
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.reading import ExitReading, spatial_variance
 from quee_hf.gates import GATES, ErrorGates, Gates
@@ -160,6 +160,10 @@ class RoutableModel(QuEEPreTrainedModel):
         check_runnable(self.config, level)
         start, stop = self.config.segments[segment]
         return self.trunk.run_blocks(hidden, start, stop, level)
+
+    def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
+        """Run all images along one path, of indices of levels, and return the logits at its end."""
+        return run_path_by_parts(self, pixel_values, path)
 
     def select_exit(self, exit_index: int, hidden: Tensor) -> Tensor:
         """Reduce tokens to what the head of an exit, counted from 0, reads."""

@@ -12,7 +12,7 @@ from tests.reference.routing import route
 
 from quee_hf.execution.path_outputs import PathOutputs, replay
 from quee_hf.execution.prefix_tree import tree_forward
-from quee_hf.execution.routed import routed_forward, run_path
+from quee_hf.execution.routed import routed_forward
 from quee_hf.paths import PathRules
 
 LAMBDAS = [0.0, 0.0625, 0.25, 0.5, 1.0, 4.0, math.inf]
@@ -91,7 +91,7 @@ def test_run_path_equals_the_path_written_out(network):
     pixel_values = network.images(4)
     for path in network.router.tree.paths:
         network.calls.clear()
-        assert torch.equal(run_path(network, pixel_values, path), network.run_alone(pixel_values, path))
+        assert torch.equal(network.run_path(pixel_values, path), network.run_alone(pixel_values, path))
         assert network.calls == [(i, network.level_list[level], 4) for i, level in enumerate(path)]
 
 

@@ -6,7 +6,7 @@ import torch
 from tests.tiny import generator
 from torch import Tensor
 
-from quee_hf.execution.network import Step, advance_by_parts
+from quee_hf.execution.network import Step, advance_by_parts, run_path_by_parts
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 from quee_hf.paths import Path, PathRules, PathTree
@@ -70,6 +70,9 @@ class ToyNetwork:
         current = seen[:, -1] if depth else unknown
         previous = seen[:, -2] if depth > 1 else unknown
         return self.predict_errors(depth, current, previous)
+
+    def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
+        return run_path_by_parts(self, pixel_values, path)
 
     def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
         return advance_by_parts(self, segment, level, hidden, seen)

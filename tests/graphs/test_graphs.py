@@ -12,10 +12,10 @@ from quee_hf.configuration import GATE_FEATURES, GATE_TYPES
 from quee_hf.exits.heads import HEADS
 from quee_hf.graphs.activations import add_activation
 from quee_hf.graphs.builder import GraphBuilder
-from quee_hf.graphs.embedding import embedding_graph
+from quee_hf.graphs.embedding import Embedding, embedding_graph
 from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph
 from quee_hf.graphs.segments import Segment, segment_graph
-from quee_hf.graphs.steps import last_step_graph, step_graph
+from quee_hf.graphs.steps import last_step_graph, path_graph, step_graph
 from quee_hf.quantization.affine import WeightCodes
 from quee_hf.quantization.integer import centred
 
@@ -39,6 +39,10 @@ def parts(model, exit_index):
     return Exit(model.trunk.norm, model.heads[exit_index], num_tokens(model.config), classes)
 
 
+def embedding(model):
+    return Embedding(model.trunk, image_size(model.config))
+
+
 def segment(model, start, stop, level):
     return Segment(model.trunk.blocks[start:stop], level, num_tokens(model.config))
 
@@ -55,14 +59,14 @@ class TestEmbedding:
         with torch.inference_mode(False):
             model = wrap(variant.build(num_blocks=1), exit_blocks=[1])
         pixel_values = images(3, variant.image_size)
-        (found,) = run(embedding_graph(model.trunk, image_size(model.config)), pixel_values)
+        (found,) = run(embedding_graph(embedding(model), num_tokens(model.config)), pixel_values)
         torch.testing.assert_close(found, model.embed(pixel_values), **FLOATS)
 
     def test_positions_of_another_size_are_interpolated_once(self):
         with torch.inference_mode(False):
             model = wrap(VARIANTS["dinov2"].build(num_blocks=1), exit_blocks=[1], image_size=56)
         pixel_values = images(2, 56)
-        (found,) = run(embedding_graph(model.trunk, image_size(model.config)), pixel_values)
+        (found,) = run(embedding_graph(embedding(model), num_tokens(model.config)), pixel_values)
         torch.testing.assert_close(found, model.embed(pixel_values), **FLOATS)
 
 
@@ -103,6 +107,18 @@ class TestStep:
         (logits,) = run(last_step_graph(segment(model, 3, 4, "fp32"), parts(model, 3)), hidden)
         expected = model.advance(3, "fp32", hidden, seen).reached.logits
         torch.testing.assert_close(logits, expected, **FLOATS)
+
+
+class TestPath:
+    @every_variant
+    def test_equals_the_models(self, variant):
+        with torch.inference_mode(False):
+            model = wrap(variant.build(num_blocks=3), exit_blocks=[1, 2, 3], levels=["fp32"])
+        pixel_values = images(3, variant.image_size)
+        for depth in (1, 2, 3):
+            segments = [segment(model, index, index + 1, "fp32") for index in range(depth)]
+            (found,) = run(path_graph(embedding(model), segments, parts(model, depth - 1)), pixel_values)
+            torch.testing.assert_close(found, model.run_path(pixel_values, (0,) * depth), **FLOATS)
 
 
 class TestSegment:

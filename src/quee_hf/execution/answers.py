@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quee_hf.execution.feed import Batch, Feed
 from quee_hf.execution.network import Network
-from quee_hf.execution.routed import routed_forward, run_path
+from quee_hf.execution.routed import routed_forward
 from quee_hf.execution.stream import stream_routes
 from quee_hf.execution.walk import Routes
 from quee_hf.exits.loss import scaled_exit_loss
@@ -89,7 +89,7 @@ def _forced_outputs(network: Network, feed: Feed, path: ForcedPath) -> Iterator[
 
 
 def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> QuEEImageClassifierOutput:
-    logits = run_path(network, pixel_values, path.levels)
+    logits = network.run_path(pixel_values, path.levels)
     batch, unused = len(logits), path.num_exits - len(path.levels)
     row = torch.tensor([*path.levels, *[-1] * unused], dtype=torch.int16, device=logits.device)
     return QuEEImageClassifierOutput(

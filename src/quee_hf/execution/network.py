@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
+from quee_hf.paths import Path
 from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Decision, Router
 
@@ -52,6 +53,9 @@ class Network(Protocol):
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """What an exit, counted from 0, says of each image."""
 
+    def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
+        """Run all images along one path and return the logits at its end, `(batch, labels)`, float32."""
+
     def summarize(self, reading: ExitReading) -> Tensor:
         """What gates keep of an exit, `(batch, summary)`, float32."""
 
@@ -85,6 +89,14 @@ def advance_by_parts(
     """Do what `Network.advance` does by the other methods of a network."""
     hidden = network.run_segment(segment, level, hidden)
     return Step(hidden, assess(network, segment, network.read_exit(segment, hidden), seen))
+
+
+def run_path_by_parts(network: Network, pixel_values: Tensor, path: Path) -> Tensor:
+    """Do what `Network.run_path` does by the other methods of a network."""
+    hidden = network.embed(pixel_values)
+    for segment, level in enumerate(path):
+        hidden = network.run_segment(segment, network.level_list[level], hidden)
+    return network.read_exit(len(path) - 1, hidden).logits
 
 
 def assess(network: Network, exit_index: int, reading: ExitReading, seen: Tensor | None) -> Assessment:
@@ -140,6 +152,10 @@ class NetworkWrapper:
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""
         return self._network.read_exit(exit_index, hidden)
+
+    def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
+        """Run all images along one path."""
+        return self._network.run_path(pixel_values, path)
 
     def summarize(self, reading: ExitReading) -> Tensor:
         """What gates keep of an exit."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from quee_hf.execution.network import Assessment, Network, Step
 from quee_hf.execution.rows import take_rows
 from quee_hf.execution.walk import Routes, walk
-from quee_hf.paths import Path
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
 
 
@@ -73,11 +72,3 @@ def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: float | 
     """
     lambdas = cost_lambda_per_sample(cost_lambda, len(pixel_values))
     return walk(network, _SegmentRunner(network, network.embed(pixel_values)), lambdas)
-
-
-def run_path(network: Network, pixel_values: Tensor, path: Path) -> Tensor:
-    """Run all images along one path and return its logits, `(batch, labels)`, float32."""
-    hidden = network.embed(pixel_values)
-    for segment, level_index in enumerate(path):
-        hidden = network.run_segment(segment, network.level_list[level_index], hidden)
-    return network.read_exit(len(path) - 1, hidden).logits

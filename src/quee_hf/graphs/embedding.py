@@ -1,6 +1,6 @@
 """The patch embedding as an ONNX graph."""
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import onnx
 import torch
@@ -10,24 +10,45 @@ from quee_hf.backbones.trunk import Trunk
 from quee_hf.graphs.builder import GraphBuilder
 
 
-def embedding_graph(trunk: Trunk, image_size: tuple[int, int]) -> onnx.ModelProto:
-    """Return the embedding as a graph from `pixel_values`, `(batch, channels, height, width)`, to `hidden`.
+class Embedding(NamedTuple):
+    """The embedding of a trunk, for images of one size."""
 
-    Tokens are a convolution of the image plus what does not depend on it: class token, positions, bias.
+    trunk: Trunk
+    image_size: tuple[int, int]  # height and width
 
-    Args:
-        trunk: Whose embedding.
-        image_size: Height and width.
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """What makes tokens of patches.
 
-    Raises:
-        ValueError: If the embedding is not of this kind.
+        Raises:
+            ValueError: If that takes more than one.
+        """
+        modules = self.trunk.embeddings.modules()
+        convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+        if len(convolutions) != 1:
+            raise ValueError(f"An embedding with {len(convolutions)} convolutions has no graph.")
+        return convolutions[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of an image: channels, height, width."""
+        return (self.convolution.in_channels, *self.image_size)
+
+
+def embedding_graph(embedding: Embedding, num_tokens: int) -> onnx.ModelProto:
+    """Return a graph from `pixel_values`, `(batch, channels, height, width)`, to `hidden`."""
+    graph = GraphBuilder("pixel_values", embedding.input_shape)
+    shape = num_tokens, embedding.convolution.out_channels
+    graph.output(add_embedding(graph, embedding), "hidden", shape)
+    return graph.model("embedding")
+
+
+def add_embedding(graph: GraphBuilder, embedding: Embedding) -> str:
+    """Add tokens of the graph's first input.
+
+    They are a convolution of the image plus what does not depend on it: class token, positions, bias.
     """
-    convolutions = [module for module in trunk.embeddings.modules() if isinstance(module, nn.Conv2d)]
-    if len(convolutions) != 1:
-        raise ValueError(f"An embedding with {len(convolutions)} convolutions has no graph.")
-    convolution = convolutions[0]
-    shape = (convolution.in_channels, *image_size)
-    graph = GraphBuilder("pixel_values", shape)
+    trunk, convolution = embedding.trunk, embedding.convolution
     patches = graph.add(
         "Conv",
         graph.input,
@@ -38,7 +59,7 @@ def embedding_graph(trunk: Trunk, image_size: tuple[int, int]) -> onnx.ModelProt
     size = convolution.out_channels
     patches = graph.add("Reshape", patches, graph.constant([0, size, -1]))
     patches = graph.add("Transpose", patches, perm=[0, 2, 1])
-    fixed = _tokens_of_black(trunk, shape)
+    fixed = _tokens_of_black(trunk, embedding.input_shape)
     prefix = trunk.num_prefix_tokens
     patches = graph.add("Add", patches, graph.constant(fixed[prefix:]))
     batch = graph.add("Shape", graph.input, start=0, end=1)
@@ -47,8 +68,7 @@ def embedding_graph(trunk: Trunk, image_size: tuple[int, int]) -> onnx.ModelProt
     tokens = graph.add("Concat", first, patches, axis=1)
     if isinstance(trunk.pre_norm, nn.LayerNorm):
         tokens = graph.norm(tokens, trunk.pre_norm)
-    graph.output(tokens, "hidden", (len(fixed), size))
-    return graph.model("embedding")
+    return tokens
 
 
 @torch.no_grad()

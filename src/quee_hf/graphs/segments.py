@@ -36,16 +36,16 @@ def segment_graph(segment: Segment) -> onnx.ModelProto:
         ValueError: If a product cannot be computed by integer kernels.
     """
     graph = GraphBuilder("hidden", segment.shape)
-    graph.output(add_segment(graph, segment), "result", segment.shape)
+    graph.output(add_segment(graph, graph.input, segment), "result", segment.shape)
     return graph.model("segment")
 
 
-def add_segment(graph: GraphBuilder, segment: Segment) -> str:
-    """Add a segment from the graph's first input to tokens of the same shape.
+def add_segment(graph: GraphBuilder, hidden: str, segment: Segment) -> str:
+    """Add a segment, from tokens to tokens of the same shape.
 
     Of products of two activations both sides are rounded, as everywhere, but multiplied as floats.
     """
-    x = graph.input
+    x = hidden
     for block in segment.blocks:
         x = _add_block(graph, x, cast(Block, block), segment.level)
     return x

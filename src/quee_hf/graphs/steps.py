@@ -1,19 +1,33 @@
-"""One step through a network as an ONNX graph: a segment, the exit after it, and the gate there."""
+"""Steps through a network as ONNX graphs: a segment, the exit after it and the gate there; or a path."""
+
+from collections.abc import Sequence
 
 import onnx
 
 from quee_hf.gates import Gates
 from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.graphs.builder import GraphBuilder
+from quee_hf.graphs.embedding import Embedding, add_embedding
 from quee_hf.graphs.exits import Exit, add_exit
 from quee_hf.graphs.gates import add_scores, add_summary
 from quee_hf.graphs.segments import Segment, add_segment
 
 
+def path_graph(embedding: Embedding, segments: Sequence[Segment], parts: Exit) -> onnx.ModelProto:
+    """Return a path as a graph from `pixel_values`, `(batch, channels, height, width)`, to `logits`."""
+    graph = GraphBuilder("pixel_values", embedding.input_shape)
+    hidden = add_embedding(graph, embedding)
+    for segment in segments:
+        hidden = add_segment(graph, hidden, segment)
+    logits, _ = add_exit(graph, hidden, parts)
+    graph.output(logits, "logits", (parts.num_labels,))
+    return graph.model("path")
+
+
 def last_step_graph(segment: Segment, parts: Exit) -> onnx.ModelProto:
     """Return the last segment and exit as a graph from `hidden`, `(batch, tokens, hidden)`, to `logits`."""
     graph = GraphBuilder("hidden", segment.shape)
-    logits, _ = add_exit(graph, add_segment(graph, segment), parts)
+    logits, _ = add_exit(graph, add_segment(graph, graph.input, segment), parts)
     graph.output(logits, "logits", (parts.num_labels,))
     return graph.model("last_step")
 
@@ -32,7 +46,7 @@ def step_graph(segment: Segment, parts: Exit, gates: Gates, depth: int) -> onnx.
         depth: Segments run after this one.
     """
     graph = GraphBuilder("hidden", segment.shape)
-    result = add_segment(graph, segment)
+    result = add_segment(graph, graph.input, segment)
     logits, variance = add_exit(graph, result, parts)
     known = add_summary(graph, logits, variance, gates.features, parts.num_labels)
     size = len(GATE_FEATURES[gates.features].unknown(parts.num_labels))

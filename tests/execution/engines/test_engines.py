@@ -59,6 +59,14 @@ class TestResults:
         expected, found = both(model, engine, images(16), path=[level] * 3)
         assert (found.logits - expected.logits).norm() < 0.05 * expected.logits.norm()
 
+    def test_paths_one_after_the_other(self, engine):
+        model = routable(levels=["fp32", "bf16"])
+        pixel_values = images(3)
+        for path in (["fp32"] * 3, ["fp32"], ["fp32", "bf16"], ["fp32"] * 3):
+            expected, found = both(model, engine, pixel_values, path=path)
+            tolerance = 0.05 if "bf16" in path else 1e-4
+            assert (found.logits - expected.logits).norm() < tolerance * expected.logits.norm()
+
     def test_all_paths_are_those_of_the_tree(self, engine):
         expected, found = both(routable(), engine, images(2), cost_lambda=0.1, output_all_paths=True)
         torch.testing.assert_close(found.all_logits, expected.all_logits, **FLOATS)

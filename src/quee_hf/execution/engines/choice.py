@@ -12,7 +12,6 @@ from quee_hf.blueprint import check_runnable, image_size
 from quee_hf.errors import NotReadyError, QuEEError
 from quee_hf.execution.engines.engine import Source
 from quee_hf.execution.network import Network
-from quee_hf.execution.routed import run_path
 
 _BATCH_SIZE = 8
 _ROUNDS = 7
@@ -41,7 +40,7 @@ def fastest(source: Source, networks: Mapping[str, Network]) -> str:
     path, usable = (0,) * config.num_exits, {}
     for name, network in networks.items():
         try:
-            run_path(network, images, path)
+            network.run_path(images, path)
         except (ValueError, QuEEError) as error:
             warnings.warn(f"The engine {name!r} cannot run this model: {error}", stacklevel=4)
         else:
@@ -57,7 +56,7 @@ def fastest(source: Source, networks: Mapping[str, Network]) -> str:
 
 def _seconds(network: Network, images: Tensor, path: tuple[int, ...]) -> float:
     start = time.perf_counter()
-    run_path(network, images, path)
+    network.run_path(images, path)
     if images.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -1,6 +1,7 @@
 """`Engine`: what runs the parts of a model in place of its own modules."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -64,6 +65,13 @@ class Engine(ABC):
         """Run a segment, read the exit after it, and ask the gate there: the model's, if not overridden."""
         hidden = self.run_segment(segment, level, hidden)
         return Step(hidden, assess(self.source, segment, self.read_exit(segment, hidden), seen))
+
+    def run_path(self, pixel_values: Tensor, levels: Sequence[Level]) -> Tensor:
+        """Run all images along one path, of one level per segment, and return the logits at its end."""
+        hidden = self.embed(pixel_values)
+        for segment, level in enumerate(levels):
+            hidden = self.run_segment(segment, level, hidden)
+        return self.read_exit(len(levels) - 1, hidden).logits
 
     @abstractmethod
     def release(self) -> None:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import onnx
@@ -13,14 +14,17 @@ from quee_hf.execution.engines.engine import Engine, Source
 from quee_hf.execution.network import Assessment, Step
 from quee_hf.exits.heads import ExitHead
 from quee_hf.exits.reading import ExitReading
-from quee_hf.graphs.embedding import embedding_graph
+from quee_hf.graphs.embedding import Embedding, embedding_graph
 from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph
 from quee_hf.graphs.segments import Segment, segment_graph
-from quee_hf.graphs.steps import last_step_graph, step_graph
+from quee_hf.graphs.steps import last_step_graph, path_graph, step_graph
 from quee_hf.levels import Level
 
 # From contiguous float32 tensors on the CPU, in the order of the graph's inputs, to those of its outputs.
 Program = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+_PATH = "path"  # the first part of a path's key
 
 
 class GraphEngine(Engine):
@@ -40,7 +44,8 @@ class GraphEngine(Engine):
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Map images to tokens."""
-        return self._run("embedding", "fp32", self._make_embedding, pixel_values)[0]
+        make = partial(embedding_graph, self._embedding(), num_tokens(self.source.config))
+        return self._run("embedding", "fp32", make, pixel_values)[0]
 
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment."""
@@ -68,6 +73,20 @@ class GraphEngine(Engine):
         hidden, *reached = self._run(key, level, make, *inputs)
         return Step(hidden, Assessment(*reached))
 
+    def run_path(self, pixel_values: Tensor, levels: Sequence[Level]) -> Tensor:
+        """Run all images along one path, in one go; the graph is that of the last path asked for.
+
+        A path with "bf16" is run segment by segment: embedding and exit are computed in float32.
+        """
+        if "bf16" in levels:
+            return super().run_path(pixel_values, levels)
+        for level in levels:
+            check_runnable(self.source.config, level)
+        key = _PATH, *levels
+        for other in [other for other in self._programs if _is_path(other) and other != key]:
+            del self._programs[other]
+        return self._run(key, levels[0], lambda: self._make_path(levels), pixel_values)[0]
+
     def _is_last(self, segment: int) -> bool:
         return segment == self.source.config.num_exits - 1
 
@@ -75,8 +94,12 @@ class GraphEngine(Engine):
         """Drop the compiled graphs."""
         self._programs.clear()
 
-    def _make_embedding(self) -> onnx.ModelProto:
-        return embedding_graph(self.source.trunk, image_size(self.source.config))
+    def _embedding(self) -> Embedding:
+        return Embedding(self.source.trunk, image_size(self.source.config))
+
+    def _make_path(self, levels: Sequence[Level]) -> onnx.ModelProto:
+        segments = [self._segment(segment, level) for segment, level in enumerate(levels)]
+        return path_graph(self._embedding(), segments, self._exit(len(levels) - 1))
 
     def _segment(self, segment: int, level: Level) -> Segment:
         config = self.source.config
@@ -107,3 +130,7 @@ class GraphEngine(Engine):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out compiled graphs, which can be neither copied nor sent to another process."""
         return {**self.__dict__, "_programs": {}}
+
+
+def _is_path(key: object) -> bool:
+    return isinstance(key, tuple) and key[0] == _PATH

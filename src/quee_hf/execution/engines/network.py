@@ -6,6 +6,7 @@ from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.network import Network, NetworkWrapper, Step
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
+from quee_hf.paths import Path
 
 
 class EngineNetwork(NetworkWrapper):
@@ -31,6 +32,10 @@ class EngineNetwork(NetworkWrapper):
     def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
         """Run a segment, read the exit after it, and ask the gate there."""
         return self._engine.advance(segment, level, hidden, seen)
+
+    def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
+        """Run all images along one path."""
+        return self._engine.run_path(pixel_values, [self.level_list[level] for level in path])
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""
