@@ -1,5 +1,6 @@
 """`RoutableModel`: a frozen backbone in segments, exits after them, and gates; what execution asks of it."""
 
+import copy
 from collections.abc import Sequence
 from typing import TypeVar, cast
 
@@ -115,8 +116,9 @@ class RoutableModel(QuEEPreTrainedModel):
 
     def _current_costs(self) -> tuple[list[list[float]], Router]:
         config = self.config
-        key = (config.cost_model, repr(config.cost_table), repr(config.quantization))
+        key = (config.cost_model, config.cost_table, config.quantization)
         if self._costs is None or self._costs[0] != key:
+            key = copy.deepcopy(key)  # fields may be changed in place
             table = segment_costs(config)
             costs, choices = path_costs(self.paths, table), None
             if config.cost_model == "latency":  # other costs fall with every bit, or with none

@@ -64,8 +64,10 @@ class TestReport:
         for row in report["rounding"]:
             if row["level"] == 8:
                 (lower,) = pick(report["rounding"], **{**row_place(row), "level": 6})
-                # 20 log10(4) = 12.04 for equal steps; searched ranges clip more where steps are coarse.
-                assert 8 < row["sqnr_db"] - lower["sqnr_db"] < 15, row
+                # 20 log10(4) = 12.04 for equal steps; searched ranges clip more where steps are coarse. Weights
+                # have symmetric ranges at 8 bits, searched for the error of the output alone.
+                least = 1 if row["tensor"] == "weight" else 8
+                assert least < row["sqnr_db"] - lower["sqnr_db"] < 15, row
 
     def test_means_are_over_all_products(self, report):
         for summary in report["by_level"]:

@@ -16,11 +16,14 @@ _GATES = "gates."
 def rebuild(model: QuEEForImageClassification, **config_fields: Any) -> QuEEForImageClassification:
     """Return a model with other levels or paths; its trunk and heads are the same, its gates untrained.
 
+    What was measured with the gates is forgotten.
+
     Args:
         model: On the CPU. Levels can only change before it is quantized.
         **config_fields: Fields of `QuEEConfig` to change.
     """
-    fields = {**model.config.to_dict(), **config_fields}
+    forgotten = dict.fromkeys(("operating_points", "certificates", "cost_lambda"))
+    fields = {**model.config.to_dict(), **forgotten, **config_fields}
     fields["trained_parts"] = [part for part in model.config.trained_parts if part != "gates"]
     rebuilt = QuEEForImageClassification(QuEEConfig.from_dict(fields))
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(_GATES)}
