@@ -17,6 +17,7 @@ from quee_hf.execution.network import Network
 
 Clock = Callable[[], float]  # seconds
 _MOST_ROUNDS, _LEAST_ROUNDS = 50, 3
+_LEAST_MS = 1e-6  # of an exit, which is the difference of two times
 _COST_LAMBDA = 0.1  # of decisions, whose time does not depend on it
 
 
@@ -114,5 +115,5 @@ def _gather(kinds: Sequence[str], times: NDArray[np.float64]) -> PartTimes:
         for kind in ("embedding", "segments", "steps", "decisions")
     }
     segments = rows["segments"].reshape(len(rows["steps"]), -1, times.shape[1])
-    exits = (rows["steps"] - segments[:, 0]).clip(min=0)
+    exits = (rows["steps"] - segments[:, 0]).clip(min=_LEAST_MS)
     return PartTimes(rows["embedding"][0], segments, exits, rows["decisions"])
