@@ -28,8 +28,14 @@ WARMUP_SECONDS = 1.0
 
 
 def default_lambda(config: dict[str, Any]) -> float:
-    """Return the lambda of the cheapest operating point at most `MAX_DROP` below the full path."""
-    full = config["record"]["measured"]["exits"][-1]["accuracy"]
+    """Return the lambda of the cheapest operating point at most `MAX_DROP` below the full path.
+
+    Of a model of `by_time.py`, that is its default.
+    """
+    measured = config["record"].get("measured")
+    if measured is None:
+        return float(config["cost_lambda"])
+    full = measured["exits"][-1]["accuracy"]
     found = cheapest_within(config["operating_points"], full - MAX_DROP)
     if found is None:
         raise ValueError(f"No operating point is within {MAX_DROP} of {full}; give `--cost-lambda`.")
