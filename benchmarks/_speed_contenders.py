@@ -31,12 +31,14 @@ class Runner:
         run: The forward.
         logits: From what `run` returns to logits; not timed.
         packages: Whose versions matter.
+        takes_all: Whether `run` takes all images at once; its time then counts as that of many batches.
     """
 
     convert: Callable[[Pixels], Any]
     run: Callable[[Any], Any]
     logits: Callable[[Any], NDArray[Any]]
     packages: tuple[str, ...]
+    takes_all: bool = False
 
 
 def load_hf(spec: dict[str, Any]) -> Runner:
@@ -99,7 +101,7 @@ def load_openvino(spec: dict[str, Any]) -> Runner:
 
 
 def load_quee(spec: dict[str, Any]) -> Runner:
-    """A QuEE model on an engine: whole at its first level, or routed."""
+    """A QuEE model on an engine: whole at its first level, or routed, in batches or as a stream."""
     import torch
 
     from quee_hf import QuEEForImageClassification
@@ -117,7 +119,14 @@ def load_quee(spec: dict[str, Any]) -> Runner:
         with torch.inference_mode():
             return model(pixels, **settings).logits
 
-    return Runner(torch.tensor, run, lambda logits: logits.numpy(), ("torch", "quee-hf", *packages))
+    def run_stream(pixels: Any) -> Any:
+        batches = pixels.split(spec["batch_size"])
+        outputs = model.classify_stream(batches, batch_size=spec["batch_size"], **settings)
+        return torch.cat([output.logits for output in outputs])
+
+    is_stream = spec.get("is_stream", False)
+    chosen, names = run_stream if is_stream else run, ("torch", "quee-hf", *packages)
+    return Runner(torch.tensor, chosen, lambda logits: logits.numpy(), names, takes_all=is_stream)
 
 
 LOADERS = {
@@ -164,8 +173,10 @@ class Session:
         made_with = Path(spec["folder"]) / spec.get("model", "") / "versions.json"
         self.versions = json.loads(made_with.read_text()) if made_with.exists() else {}
         self.images = np.load(Path(spec["folder"]) / "inputs" / "test.npy", mmap_mode="r")
-        starts = range(0, spec["num_timed"] - self.batch_size + 1, self.batch_size)
-        self.batches = [self.runner.convert(self._pixels(start)) for start in starts]
+        self.num_batches = spec["num_timed"] // self.batch_size if self.runner.takes_all else 1  # in a run
+        self.step = self.batch_size * self.num_batches
+        starts = range(0, spec["num_timed"] - self.step + 1, self.step)
+        self.batches = [self.runner.convert(self._pixels(start, start + self.step)) for start in starts]
         self.position = 0
         self.last_seconds = 0.0
         # Routed models compile a segment when the first image comes to it: they see all images once.
@@ -186,17 +197,19 @@ class Session:
         times: list[float] = []
         while sum(times) < seconds:
             times.append(self._run_next())
+        batches = self.num_batches * len(times)
         self.last_seconds = times[-1]
         return {
-            "median_ms": statistics.median(times) * 1e3,
-            "mean_ms": statistics.fmean(times) * 1e3,
-            "num_batches": len(times),
+            "median_ms": statistics.median(times) * 1e3 / self.num_batches,
+            "mean_ms": sum(times) * 1e3 / batches,
+            "num_batches": batches,
         }
 
     def classify(self, count: int, path: str) -> dict[str, Any]:
         """Write the logits of the first test images to a file."""
-        starts = range(0, count - self.batch_size + 1, self.batch_size)
-        outputs = (self.runner.run(self.runner.convert(self._pixels(start))) for start in starts)
+        starts = range(0, count - self.batch_size + 1, self.step)
+        parts = (self._pixels(start, min(start + self.step, count)) for start in starts)
+        outputs = (self.runner.run(self.runner.convert(pixels)) for pixels in parts)
         np.save(path, np.concatenate([self.runner.logits(output) for output in outputs]))
         return {}
 
@@ -207,8 +220,8 @@ class Session:
         self.runner.run(batch)
         return time.perf_counter() - start
 
-    def _pixels(self, start: int) -> Pixels:
-        return np.array(self.images[start : start + self.batch_size])
+    def _pixels(self, start: int, stop: int) -> Pixels:
+        return np.array(self.images[start:stop])
 
 
 def main() -> None:

@@ -123,4 +123,8 @@ def contenders(size: str, engines: tuple[str, ...]) -> dict[str, Contender]:
             settings = {"engine": engine, "is_routed": True}
             name = f"QuEE, {engine}, routed"
             ours[f"quee-{engine}-routed"] = Contender(name, "quee", stages, settings, batch_sizes=sizes)
+            many = tuple(size for size in sizes if size > 1)
+            settings = {**settings, "is_stream": True}
+            name = f"QuEE, {engine}, routed stream"
+            ours[f"quee-{engine}-stream"] = Contender(name, "quee", stages, settings, batch_sizes=many)
     return {**PEERS, **ours}

@@ -95,7 +95,7 @@ def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> 
     return QuEEImageClassifierOutput(
         logits=logits,
         exit_index=torch.full((batch,), len(path.levels) - 1, device=logits.device),
-        path=row.repeat(batch, 1),
+        path=row.expand(batch, -1).contiguous(),
         cost=torch.full((batch,), path.cost, device=logits.device),
         error_probability=torch.full((batch,), torch.nan, device=logits.device),
     )

@@ -25,6 +25,7 @@ class GraphBuilder:
     """
 
     FLOAT = TensorProto.FLOAT
+    BATCH = "batch"  # name of the free dimension
 
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -35,7 +36,7 @@ class GraphBuilder:
 
     def add_input(self, name: str, shape: tuple[int, ...]) -> str:
         """Add an input, `shape` without the batch, and return its name."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.BATCH, *shape]))
         return name
 
     def constant(self, value: NDArray[Any] | Tensor | float | list[int]) -> str:
@@ -109,7 +110,7 @@ class GraphBuilder:
     def output(self, value: str, name: str, shape: tuple[int, ...]) -> None:
         """Name a value as an output of the graph, `shape` without the batch."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.BATCH, *shape]))
 
     def model(self, name: str) -> onnx.ModelProto:
         """Return the graph as an ONNX model."""

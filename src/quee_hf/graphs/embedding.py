@@ -56,11 +56,10 @@ def add_embedding(graph: GraphBuilder, embedding: Embedding) -> str:
         kernel_shape=list(convolution.kernel_size),
         strides=list(convolution.stride),
     )
-    size = convolution.out_channels
-    patches = graph.add("Reshape", patches, graph.constant([0, size, -1]))
-    patches = graph.add("Transpose", patches, perm=[0, 2, 1])
     fixed = _tokens_of_black(trunk, embedding.input_shape)
-    prefix = trunk.num_prefix_tokens
+    size, prefix = convolution.out_channels, trunk.num_prefix_tokens
+    patches = graph.add("Reshape", patches, graph.constant([0, size, len(fixed) - prefix]))
+    patches = graph.add("Transpose", patches, perm=[0, 2, 1])
     patches = graph.add("Add", patches, graph.constant(fixed[prefix:]))
     batch = graph.add("Shape", graph.input, start=0, end=1)
     target = graph.add("Concat", batch, graph.constant([prefix, size]), axis=0)

@@ -71,6 +71,14 @@ class TestResults:
         expected, found = both(routable(), engine, images(2), cost_lambda=0.1, output_all_paths=True)
         torch.testing.assert_close(found.all_logits, expected.all_logits, **FLOATS)
 
+    def test_batches_of_any_sizes(self, engine):
+        model = routable(levels=["fp32", "bf16"])
+        for size in (4, 4, 1, 3, 0, *[2] * 10, 5):
+            expected, found = both(model, engine, images(size), path=["fp32"] * 3)
+            torch.testing.assert_close(found.logits, expected.logits, **FLOATS)
+            expected, found = both(model, engine, images(size), cost_lambda=0.1)
+            assert torch.equal(found.path, expected.path)
+
     def test_threads_do_not_mix_results(self, engine):
         model, pixel_values = routable(), images(32)
         model.set_engine(engine)

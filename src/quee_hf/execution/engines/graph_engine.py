@@ -2,8 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import onnx
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from quee_hf.blueprint import check_runnable, image_size, num_tokens
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.engines.engine import Engine, Source
+from quee_hf.execution.engines.sized_program import Program, SizedProgram
 from quee_hf.execution.network import Assessment, Step
 from quee_hf.exits.heads import ExitHead
 from quee_hf.exits.reading import ExitReading
@@ -19,10 +19,6 @@ from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph
 from quee_hf.graphs.segments import Segment, segment_graph
 from quee_hf.graphs.steps import last_step_graph, path_graph, step_graph
 from quee_hf.levels import Level
-
-# From contiguous float32 tensors on the CPU, in the order of the graph's inputs, to those of its outputs.
-Program = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-
 
 _PATH = "path"  # the first part of a path's key
 
@@ -34,22 +30,28 @@ class GraphEngine(Engine):
         source: The model, on the CPU.
     """
 
+    compiles_for_sizes: ClassVar[bool] = True  # whether what is compiled for one batch size is faster
+
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self._programs: dict[object, Program] = {}
 
     @abstractmethod
-    def compile(self, graph: onnx.ModelProto, level: Level) -> Program:
-        """Return what runs a graph: in bfloat16 if `level` is "bf16", else in float32, but for integers."""
+    def compile(self, graph: onnx.ModelProto, level: Level, batch_size: int | None) -> Program:
+        """Return what runs a graph: in bfloat16 if `level` is "bf16", else in float32, but for integers.
+
+        Args:
+            graph: Whose inputs all have a first dimension called `BATCH`.
+            level: Of the graph.
+            batch_size: For which it is compiled; `None` stands for any.
+        """
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Map images to tokens."""
-        make = partial(embedding_graph, self._embedding(), num_tokens(self.source.config))
-        return self._run("embedding", "fp32", make, pixel_values)[0]
+        return self._run("embedding", "fp32", self._make_embedding, pixel_values)[0]
 
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment."""
-        check_runnable(self.source.config, level)
         return self._run(
             (segment, level), level, lambda: segment_graph(self._segment(segment, level)), hidden
         )[0]
@@ -65,7 +67,6 @@ class GraphEngine(Engine):
         """
         if level == "bf16":
             return super().advance(segment, level, hidden, seen)
-        check_runnable(self.source.config, level)
         key, make = ("step", segment, level), lambda: self._make_step(segment, level)
         if self._is_last(segment):
             return Step(None, Assessment(self._run(key, level, make, hidden)[0], seen, None))
@@ -80,8 +81,6 @@ class GraphEngine(Engine):
         """
         if "bf16" in levels:
             return super().run_path(pixel_values, levels)
-        for level in levels:
-            check_runnable(self.source.config, level)
         key = _PATH, *levels
         for other in [other for other in self._programs if _is_path(other) and other != key]:
             del self._programs[other]
@@ -94,6 +93,9 @@ class GraphEngine(Engine):
         """Drop the compiled graphs."""
         self._programs.clear()
 
+    def _make_embedding(self) -> onnx.ModelProto:
+        return embedding_graph(self._embedding(), num_tokens(self.source.config))
+
     def _embedding(self) -> Embedding:
         return Embedding(self.source.trunk, image_size(self.source.config))
 
@@ -103,6 +105,7 @@ class GraphEngine(Engine):
 
     def _segment(self, segment: int, level: Level) -> Segment:
         config = self.source.config
+        check_runnable(config, level)
         start, stop = config.segments[segment]
         return Segment(list(self.source.trunk.blocks[start:stop]), level, num_tokens(config))
 
@@ -123,9 +126,15 @@ class GraphEngine(Engine):
     ) -> Sequence[Tensor]:
         if (device := inputs[0].device).type != "cpu":
             raise NotReadyError(f"The engine {self.name!r} runs on the CPU; the model is on {device}.")
-        if key not in self._programs:
-            self._programs[key] = self.compile(make(), level)
-        return self._programs[key]([x.detach().float().contiguous() for x in inputs])
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = self._program(make, level)
+        return program([x.detach().float().contiguous() for x in inputs])
+
+    def _program(self, make: Callable[[], onnx.ModelProto], level: Level) -> Program:
+        if self.compiles_for_sizes:
+            return SizedProgram(lambda batch_size: self.compile(make(), level, batch_size))
+        return self.compile(make(), level, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out compiled graphs, which can be neither copied nor sent to another process."""

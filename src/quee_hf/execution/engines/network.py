@@ -35,7 +35,8 @@ class EngineNetwork(NetworkWrapper):
 
     def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
         """Run all images along one path."""
-        return self._engine.run_path(pixel_values, [self.level_list[level] for level in path])
+        levels = self.level_list
+        return self._engine.run_path(pixel_values, [levels[level] for level in path])
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""

@@ -8,7 +8,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from quee_hf.execution.engines.graph_engine import GraphEngine, Program
+from quee_hf.execution.engines.graph_engine import GraphEngine
+from quee_hf.execution.engines.sized_program import Program
 from quee_hf.levels import Level
 
 
@@ -16,11 +17,15 @@ class OnnxRuntimeEngine(GraphEngine):
     """Runs graphs with ONNX Runtime, on as many threads as torch uses. "bf16" runs as "fp32"."""
 
     name: ClassVar[str] = "onnxruntime"
+    compiles_for_sizes: ClassVar[bool] = False  # integer kernels would be lost
 
-    def compile(self, graph: onnx.ModelProto, level: Level) -> Program:
-        """Return what runs a graph."""
+    def compile(self, graph: onnx.ModelProto, level: Level, batch_size: int | None) -> Program:
+        """Return what runs a graph, whatever the batch size is."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Threads of one session that wait by spinning keep those of the next from running. One pool for all
+        # would be faster still, but with it no other session in this process could have threads of its own.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(
             graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.buffers import empty
-from quee_hf.execution.engines.graph_engine import GraphEngine, Program
+from quee_hf.execution.engines.graph_engine import GraphEngine
+from quee_hf.execution.engines.sized_program import Program
 from quee_hf.levels import Level
 
 
@@ -24,7 +25,7 @@ class OpenVINOEngine(GraphEngine):
 
     name: ClassVar[str] = "openvino"
 
-    def compile(self, graph: onnx.ModelProto, level: Level) -> Program:
+    def compile(self, graph: onnx.ModelProto, level: Level, batch_size: int | None) -> Program:
         """Return what runs a graph."""
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -32,7 +33,10 @@ class OpenVINOEngine(GraphEngine):
             "INFERENCE_PRECISION_HINT": "bf16" if level == "bf16" else "f32",
         }
         core = _core()
-        return _Program(core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings))
+        model = core.read_model(graph.SerializeToString())
+        if batch_size is not None:
+            model.reshape({each: _with_batch(each.partial_shape, batch_size) for each in model.inputs})
+        return _Program(core.compile_model(model, "CPU", settings))
 
 
 @cache
@@ -44,6 +48,11 @@ def _core() -> openvino.Core:
     next signal ends the process.
     """
     return openvino.Core()
+
+
+def _with_batch(shape: openvino.PartialShape, batch_size: int) -> openvino.PartialShape:
+    shape[0] = batch_size
+    return shape
 
 
 class _Program:
