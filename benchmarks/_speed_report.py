@@ -80,8 +80,8 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
         f" order drawn anew, to run real images for about {result['seconds_per_visit']} s, others each time."
         " Loading, compiling and preprocessing are not timed. Numbers are medians over rounds, with quartiles"
         " in parentheses; ratios are taken within a round. Images per second count all images of a visit:"
-        " easy ones take a routed model less time than hard ones. A stream, `model.classify_stream`, is run on"
-        " all timed images at once; its milliseconds are per batch of them."
+        " easy ones take a routed model less time than hard ones. A stream, `model.classify_stream`, is"
+        " run on all timed images at once; its milliseconds are per batch of them."
         f" OMP_WAIT_POLICY: {result['omp_wait_policy']}.",
         _PEERS,
         "![Images per second relative to Hugging Face float32](speed.png)",

@@ -51,18 +51,21 @@ class Watch(NetworkWrapper):
         self.parts = self.decisions = 0.0  # seconds
 
     def embed(self, pixel_values: Tensor) -> Tensor:
+        """Map pixels to tokens."""
         start = time.perf_counter()
         found = super().embed(pixel_values)
         self.parts += time.perf_counter() - start
         return found
 
     def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there."""
         start = time.perf_counter()
         found = self._network.advance(segment, level, hidden, seen)
         self.parts += time.perf_counter() - start
         return found
 
     def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
+        """Take one step."""
         start = time.perf_counter()
         found = super().decide(depth, node, scores, cost_lambda)
         self.decisions += time.perf_counter() - start
@@ -96,12 +99,15 @@ class Saving:
         return self.model.config.num_exits
 
     def run_full(self, network: Network) -> list[QuEEImageClassifierOutput]:
+        """Send all batches to the end."""
         return [answer(network, batch, self.full) for batch in self.batches]
 
     def run_batches(self, network: Network) -> list[QuEEImageClassifierOutput]:
+        """Route batch after batch."""
         return [answer(network, batch, self.cost_lambda) for batch in self.batches]
 
     def run_stream(self, network: Network) -> list[QuEEImageClassifierOutput]:
+        """Route all images as a stream."""
         outputs: Iterator[QuEEImageClassifierOutput] = answer_stream(
             network, self.batches, self.cost_lambda, self.batch_size, self.pixels.device
         )
@@ -114,7 +120,9 @@ class Saving:
             np.median(each, axis=-1) for each in (times.embedding, times.segments, times.after_segments)
         )
         ran = paths >= 0
-        taken = np.take_along_axis(segments[None], np.maximum(paths, 0)[..., None].astype(int), axis=2)[..., 0]
+        taken = np.take_along_axis(segments[None], np.maximum(paths, 0)[..., None].astype(int), axis=2)[
+            ..., 0
+        ]
         return float((embedding + (ran * (taken + after)).sum(axis=1)).mean())
 
     def round(self, draw: random.Random) -> dict[str, float]:
@@ -211,17 +219,22 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         f" {result['versions']['torch']}; {result['threads']} threads, {result['num_images']} test images,"
         f" {result['rounds']} rounds; medians with quartiles in parentheses.",
         "DINOv2-S at 70 px on the engine `openvino`, routed by time at"
-        f" λ = {result['cost_lambda']}. *Ideal* is the time of each image's path by the times of its parts,"
-        " run on whole batches of that size in the same round: embedding, segments, exits with their gates, and"
-        " decisions. *Realised* is (whole network - routed) / (whole network - ideal); the whole network is one"
-        " graph without exits. *Gates* is what gates add to the graphs of exits, *decisions* the router, and"
-        " *dispatch* all that is neither: taking images out of batches, queues, outputs.",
+        f" λ = {result['cost_lambda']}. *Ideal* is the time of each image's path by the times of its"
+        " parts, run on whole batches of that size in the same round: embedding, segments, exits with their"
+        " gates, and decisions. *Realised* is (whole network - routed) / (whole network - ideal); the whole"
+        " network is one graph without exits. *Gates* is what gates add to the graphs of exits, *decisions*"
+        " the router, and *dispatch* what is neither: taking images out of batches, queues, outputs.",
     ]
     rows = []
     for size, entry in result["batch_sizes"].items():
         for way in ("batches", "stream"):
             part, times = entry[way], entry["ms_per_image"]
-            cells = [_cell(times["full"]), _cell(times[way]), _cell(part["ideal_ms"]), _cell(part["realised"])]
+            cells = [
+                _cell(times["full"]),
+                _cell(times[way]),
+                _cell(part["ideal_ms"]),
+                _cell(part["realised"]),
+            ]
             shares = [_cell(part[name], 100) for name in ("gates", "decisions", "dispatch")]
             rows.append([f"{way} of {size}", *cells, *shares])
     titles = ["whole, ms", "routed, ms", "ideal, ms", "realised", "gates, %", "decisions, %", "dispatch, %"]
