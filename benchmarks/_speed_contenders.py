@@ -164,11 +164,12 @@ class Session:
     """A loaded contender and its place in the images.
 
     Args:
-        spec: What to load, and how.
+        runner: The contender.
+        spec: What it was loaded from, and how.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.runner = LOADERS[spec["kind"]](spec)
+    def __init__(self, runner: Runner, spec: dict[str, Any]) -> None:
+        self.runner = runner
         self.batch_size = spec["batch_size"]
         made_with = Path(spec["folder"]) / spec.get("model", "") / "versions.json"
         self.versions = json.loads(made_with.read_text()) if made_with.exists() else {}
@@ -229,7 +230,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
-        session = Session(json.loads(sys.argv[1]))
+        spec = json.loads(sys.argv[1])
+        session = Session(LOADERS[spec["kind"]](spec), spec)
         answers.write(json.dumps(session.describe()) + "\n")
         for line in sys.stdin:
             command = json.loads(line)

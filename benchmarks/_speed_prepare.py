@@ -1,7 +1,7 @@
-"""What contenders of `speed.py` are made from; each stage is a process of its own and writes one folder.
+"""What contenders of `speed.py` and `gpu.py` are made from; each stage writes one folder.
 
-Run by `speed.py`: `python _speed_prepare.py STAGE FOLDER SOURCE`. Imports are local: no interpreter has all
-packages.
+`speed.py` runs each in a process of its own: `python _speed_prepare.py STAGE FOLDER SOURCE`. Imports are
+local: no interpreter has all packages.
 """
 
 import json
@@ -66,6 +66,19 @@ def quee(folder: Path, output: Path, source: str) -> None:
 
     model = QuEEForImageClassification.from_backbone(folder / "backbone", exit_blocks=[12], levels=[8])
     quantize(model, torch.from_numpy(_calibration(folder)), method="repq")
+    model.save_pretrained(output)
+
+
+def quee_levels(folder: Path, output: Path, source: str) -> None:
+    """Make a QuEE model with one exit that runs in bfloat16 and at 8 bits, for `gpu.py`."""
+    import torch
+
+    from quee_hf import QuEEForImageClassification, quantize
+
+    levels = ["bf16", 8]
+    model = QuEEForImageClassification.from_backbone(folder / "backbone", exit_blocks=[12], levels=levels)
+    keep = {"*.scores": "bf16", "*.mix": "bf16"}  # attention's products are few, and fused in floats
+    quantize(model, torch.from_numpy(_calibration(folder)), method="repq", keep=keep)
     model.save_pretrained(output)
 
 
@@ -169,6 +182,7 @@ STAGES = {
     "inputs": inputs,
     "backbone": backbone,
     "quee": quee,
+    "quee-levels": quee_levels,
     "onnx": onnx,
     "ort-int8": ort_int8,
     "openvino": openvino,
@@ -176,8 +190,8 @@ STAGES = {
 }
 
 
-def main() -> None:
-    stage, folder, source = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+def run_stage(stage: str, folder: Path, source: str) -> None:
+    """Write the folder of a stage; it is there only when it is complete."""
     output = folder / f"{stage}.partial"
     output.mkdir(exist_ok=True)
     STAGES[stage](folder, output, source)
@@ -185,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

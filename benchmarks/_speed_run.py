@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from _speed_plan import ACCURACY_BATCH_SIZE, BASE, SIZES, STAGES, Contender, contenders
 from _speed_prepare import NUM_TIMED
-from _speed_turns import ContenderError, Worker, take_turns
+from _speed_tables import accuracy_entry
+from _speed_turns import ContenderError, Worker, take_watched_turns
 
 from quee_hf.execution.engines import ENGINES
 from quee_hf.execution.operating_points import cheapest_within
-from quee_hf.intervals import wilson_interval
 
 HERE = Path(__file__).parent
 ASSETS = Path(os.environ.get("QUEE_ASSETS", HERE.parents[1] / "shared" / "assets"))
@@ -165,7 +165,7 @@ class Run:
     ) -> None:
         """Add what is measured of processes that are ready."""
         chosen = self.arguments
-        visits, failures, waiting = take_turns(workers, rounds=chosen.rounds, seconds=chosen.seconds)
+        visits, failures, waiting = take_watched_turns(workers, rounds=chosen.rounds, seconds=chosen.seconds)
         result |= {"visits": visits, "waiting": waiting}
         result["failures"] |= failures
         if batch_size == ACCURACY_BATCH_SIZE:
@@ -182,15 +182,7 @@ class Run:
             workers[name].ask("classify", count=count, path=str(path))
             logits = np.load(path).astype(np.float64)
             reference = logits if reference is None else reference
-            classes = logits.argmax(axis=1)
-            correct = int((classes == labels).sum())
-            results[name] = {
-                "num_images": count,
-                "accuracy": correct / count,
-                "accuracy_interval": wilson_interval(correct, count),
-                "same_class": float((classes == reference.argmax(axis=1)).mean()),
-                "logit_error": float(np.linalg.norm(logits - reference) / np.linalg.norm(reference)),
-            }
+            results[name] = accuracy_entry(logits, reference, labels)
         return results
 
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 Rounds = dict[str, list[dict[str, Any]]]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -89,31 +89,45 @@ class Worker:
         self.process.stdout.close()
 
 
+class Contender(Protocol):
+    """What takes turns."""
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Do something; a `ContenderError` takes it out."""
+
+
 def take_turns(
-    workers: Mapping[str, Worker], *, rounds: int, seconds: float
-) -> tuple[Rounds, dict[str, str], dict[str, Any]]:
+    contenders: Mapping[str, Contender], *, rounds: int, seconds: float
+) -> tuple[Rounds, dict[str, str]]:
     """Visit all contenders once a round, in an order that is drawn anew for each.
 
     Returns:
-        The visits of each that ran to the end, why others did not, and what waiting processes used of the
-        processors.
+        The visits of each that ran to the end, and why others did not.
     """
-    order, draw = list(workers), random.Random(0)
-    visits: Rounds = {name: [] for name in workers}
+    order, draw = list(contenders), random.Random(0)
+    visits: Rounds = {name: [] for name in contenders}
     failures: dict[str, str] = {}
-    for worker in workers.values():
-        worker.start_watch()
-    start = time.perf_counter()
     for _ in range(rounds):
         draw.shuffle(order)
         for name in list(order):
             try:
-                visits[name].append(workers[name].ask("visit", seconds=seconds))
+                visits[name].append(contenders[name].ask("visit", seconds=seconds))
             except ContenderError as error:
                 failures[name] = str(error)
                 order.remove(name)
+    return {name: visits[name] for name in contenders if name not in failures}, failures
+
+
+def take_watched_turns(
+    workers: Mapping[str, Worker], *, rounds: int, seconds: float
+) -> tuple[Rounds, dict[str, str], dict[str, Any]]:
+    """Do what `take_turns` does, and return what waiting processes used of the processors, too."""
+    for worker in workers.values():
+        worker.start_watch()
+    start = time.perf_counter()
+    visits, failures = take_turns(workers, rounds=rounds, seconds=seconds)
     wall = time.perf_counter() - start
-    shares = {name: workers[name].idle_cpu() / wall for name in order}
+    shares = {name: workers[name].idle_cpu() / wall for name in visits}
     worst = max(shares, key=lambda name: shares[name])
     idle = {"cores_used": sum(shares.values()), "most": worst, "cores_used_by_it": shares[worst]}
-    return {name: visits[name] for name in workers if name in order}, failures, {**idle, "seconds": wall}
+    return visits, failures, {**idle, "seconds": wall}

@@ -9,6 +9,7 @@ from torch import Tensor
 from quee_hf.execution.feed import Batch, Feed
 from quee_hf.execution.network import Network
 from quee_hf.execution.routed import routed_forward
+from quee_hf.execution.rows import send
 from quee_hf.execution.stream import stream_routes
 from quee_hf.execution.walk import Routes
 from quee_hf.exits.loss import scaled_exit_loss
@@ -69,10 +70,10 @@ def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
     rows, device = router.path_rows[routes.node], routes.logits.device
     return QuEEImageClassifierOutput(
         logits=routes.logits,
-        exit_index=((rows >= 0).sum(dim=1) - 1).to(device),
-        path=rows.to(device),
-        cost=router.costs[routes.node].to(device),
-        error_probability=routes.error.to(device),
+        exit_index=send((rows >= 0).sum(dim=1) - 1, device),
+        path=send(rows, device),
+        cost=send(router.costs[routes.node], device),
+        error_probability=send(routes.error, device),
     )
 
 
@@ -91,7 +92,7 @@ def _forced_outputs(network: Network, feed: Feed, path: ForcedPath) -> Iterator[
 def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> QuEEImageClassifierOutput:
     logits = network.run_path(pixel_values, path.levels)
     batch, unused = len(logits), path.num_exits - len(path.levels)
-    row = torch.tensor([*path.levels, *[-1] * unused], dtype=torch.int16, device=logits.device)
+    row = send(torch.tensor([*path.levels, *[-1] * unused], dtype=torch.int16), logits.device)
     return QuEEImageClassifierOutput(
         logits=logits,
         exit_index=torch.full((batch,), len(path.levels) - 1, device=logits.device),

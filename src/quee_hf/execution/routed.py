@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Assessment, Network, Step
-from quee_hf.execution.rows import take_rows
+from quee_hf.execution.rows import index_on, take_rows
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
 
@@ -31,7 +31,7 @@ class _SegmentRunner:
                 self._run(levels[members[0]], members if kept is None else kept[members])
                 for members in groups
             ]
-            step = _merge(steps, torch.from_numpy(np.concatenate(groups).argsort()))
+            step = _merge(steps, np.concatenate(groups).argsort())
         self._hidden, self._seen = step.hidden, step.reached.seen
         self._segment += 1
         return step.reached
@@ -44,7 +44,7 @@ class _SegmentRunner:
         return self._network.advance(self._segment, self._network.level_list[level], hidden, seen)
 
 
-def _merge(steps: Sequence[Step], order: Tensor) -> Step:
+def _merge(steps: Sequence[Step], order: Indices) -> Step:
     """Put together what groups of images were given, in the order of the images."""
     rows = [(step.hidden, *step.reached) for step in steps]
     hidden, logits, seen, scores = (_join(column, order) for column in zip(*rows, strict=True))
@@ -52,9 +52,9 @@ def _merge(steps: Sequence[Step], order: Tensor) -> Step:
     return Step(hidden, Assessment(logits, seen, scores))
 
 
-def _join(parts: Iterable[Tensor | None], order: Tensor) -> Tensor | None:
+def _join(parts: Iterable[Tensor | None], order: Indices) -> Tensor | None:
     there = [part for part in parts if part is not None]
-    return torch.cat(there)[order.to(there[0].device)] if there else None
+    return torch.cat(there)[index_on(there[0].device, order)] if there else None
 
 
 def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: float | Tensor) -> Routes:

@@ -1,4 +1,4 @@
-"""Taking some images out of a batch."""
+"""Taking some images out of a batch, and moving what the host has decided to a device."""
 
 import numpy as np
 import torch
@@ -40,4 +40,18 @@ def copy_rows(x: Tensor, rows: Indices, target: Tensor) -> None:
         # Other modes than "clip" make a copy more.
         np.take(x.numpy(force=True), rows, axis=0, out=target.numpy(), mode="clip")
     else:
-        target.copy_(x[torch.from_numpy(np.ascontiguousarray(rows)).to(x.device)])
+        target.copy_(x[index_on(x.device, rows)])
+
+
+def index_on(device: torch.device, rows: Indices) -> Tensor:
+    """Return rows as an index on a device."""
+    return send(torch.from_numpy(np.ascontiguousarray(rows)), device)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a few numbers from the host to a device; CUDA is not waited for.
+
+    An ordinary copy would wait until the device has done all that it was given before. CUDA has a copy of its
+    own of so few numbers when the call returns, so they need not be kept.
+    """
+    return x.to(device, non_blocking=device.type == "cuda")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quee_hf.execution.feed import Feed
 from quee_hf.execution.network import Assessment, Network
-from quee_hf.execution.rows import copy_rows, new_rows
+from quee_hf.execution.rows import copy_rows, index_on, new_rows
 from quee_hf.execution.walk import Routes, decide_step
 from quee_hf.routing.policy import Floats
 from quee_hf.routing.router import ROOT, Decision
@@ -179,7 +179,7 @@ class _Pool:
 
     def _finish(self, images: _Images, logits: Tensor) -> None:
         """Keep the results of images that leave."""
-        rows = torch.from_numpy(np.ascontiguousarray(images["row"]))
+        rows = index_on(logits.device, images["row"])
         node, error = (torch.from_numpy(np.ascontiguousarray(images[name])) for name in ("node", "error"))
         parts = zip(node.split(1), logits[rows].cpu().split(1), error.split(1), strict=True)
         for number, part in zip(images["number"].tolist(), parts, strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Assessment, Network
+from quee_hf.execution.rows import index_on
 from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import ROOT, Decision
 
@@ -67,15 +68,15 @@ def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
             final_node[left], final_error[left] = node[gone], error[gone]
             assert reached is not None
             order.append(left)
-            logits.append(reached.logits[torch.from_numpy(gone)])
+            logits.append(reached.logits[index_on(reached.logits.device, gone)])
             active, next_node, error = active[kept], next_node[kept], error[kept]
             if not len(active):
                 break
         reached = advance(kept, next_node)
         node = next_node
         depth += 1
-    back = torch.from_numpy(np.concatenate(order).argsort())
     logits[0] = logits[0].to(logits[-1].device)
+    back = index_on(logits[0].device, np.concatenate(order).argsort())
     return Routes(torch.from_numpy(final_node), torch.cat(logits)[back], torch.from_numpy(final_error))
 
 

@@ -99,6 +99,11 @@ class TestBlocks:
             alone = prepared(hidden)
         torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
+    def test_only_a_cpu_takes_few_images_at_a_time(self):
+        shape = (300, 197, 8)
+        assert blocks_module._num_together(torch.empty(shape)) < 300
+        assert blocks_module._num_together(torch.empty(shape, device="meta")) == 300
+
     @pytest.mark.parametrize(
         ("method", "options", "quantizer"), [("ptq4vit", {}, "Twin"), ("repq", {"log": True}, "Log")]
     )

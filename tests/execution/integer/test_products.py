@@ -8,18 +8,19 @@ from torch.nn import functional
 from quee_hf.execution.integer import products
 from quee_hf.execution.integer.bytes import ByteRange
 from quee_hf.execution.integer.products import (
+    IntMmProduct,
     OneDnnProduct,
     PlainProduct,
     has_onednn,
-    int_mm_products,
     make_product,
+    signed_products,
 )
 
 ZERO_POINT = 37
 onednn = pytest.param(
     OneDnnProduct, marks=pytest.mark.skipif(not has_onednn(), reason="oneDNN does not multiply codes here.")
 )
-every_kind = pytest.mark.parametrize("kind", [PlainProduct, onednn])
+every_kind = pytest.mark.parametrize("kind", [PlainProduct, IntMmProduct, onednn])
 
 
 def operands(rows=19, size=64, outputs=24):
@@ -67,10 +68,30 @@ class TestProduct:
 def test_int_mm_is_exact(rows):
     codes, weight, *_ = operands(rows)
     before = codes.clone()
-    found = int_mm_products(codes, weight, ZERO_POINT)
+    found = signed_products(codes, weight)
     assert found.dtype == torch.int32
-    assert torch.equal(found.double(), exact(codes, weight))
+    assert torch.equal(found.double(), (codes.double() - 128) @ weight.double().T)
     assert torch.equal(codes, before)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 31, 32, 33])
+def test_int_mm_is_given_what_cuda_takes(rows, monkeypatch):
+    """More than 16 rows, both sizes of the weight multiples of 8, and the weight's transpose a view."""
+    given, plain = [], torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda *matrices: given.append(matrices) or plain(*matrices))
+    assert len(signed_products(*operands(rows)[:2])) == rows
+    (left, right), *_ = given
+    assert len(left) > 16
+    assert left.dtype == right.dtype == torch.int8
+    assert left.is_contiguous()
+    assert right.t().is_contiguous()
+
+
+@pytest.mark.parametrize(("size", "outputs", "kind"), [(64, 24, IntMmProduct), (63, 24, PlainProduct)])
+def test_sizes_decide_on_cuda(size, outputs, kind, monkeypatch):
+    weight = torch.ones(outputs, size, dtype=torch.int8)
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))
+    assert type(make_product(weight, torch.ones(outputs), torch.ones(outputs), ZERO_POINT)) is kind
 
 
 def test_without_onednn_products_are_the_models(monkeypatch):

@@ -37,16 +37,16 @@ class PreparedAttention:
         self.qkv = prepare_linear(attention.qkv, level, steps, start)
         self._output = prepare_linear(attention.output, level, factor)
 
-    def add_to(self, x: Tensor, value: Tensor, batch: int) -> None:
+    def add_to(self, x: Tensor, value: Tensor, tokens: int) -> None:
         """Add the result to tokens, in place.
 
         Args:
             x: `(batch * tokens, hidden)`, float32.
             value: What `qkv` takes, of as many rows.
-            batch: Images.
+            tokens: Of an image.
         """
         qkv = self.qkv(value)
-        shape = (batch, len(qkv) // batch, *self._shape)
+        shape = (len(qkv) // tokens, tokens, *self._shape)
         if self._codes is None:
             query, key, value = qkv.to(self._float).view(shape).permute(2, 0, 3, 1, 4)
             mixed = functional.scaled_dot_product_attention(query, key, value)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from quee_hf.backbones.block import Block, Mlp
 from quee_hf.execution.integer.attention import PreparedAttention
+from quee_hf.execution.integer.compiled import block_runner
 from quee_hf.execution.integer.linear import CodeLinear, prepare_linear
 from quee_hf.levels import Level
 
-# Tokens that run through all blocks at a time: fewer keep kernels waiting, many more take new memory.
+# Tokens that run through all blocks at a time on a CPU: fewer keep kernels waiting, more need new memory.
 _ROWS_PER_THREAD = 256
 _EXACT_GELU = "gelu"  # the name in transformers; others approximate it
 
@@ -32,12 +33,19 @@ class PreparedBlocks:
     def __call__(self, hidden: Tensor) -> Tensor:
         """Map `(batch, tokens, hidden)` to the same shape, float32."""
         result = hidden.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        rows = _ROWS_PER_THREAD * max(2, torch.get_num_threads())
-        num_images = max(1, rows // hidden.shape[1])
-        for images in result.split(num_images):
+        run = block_runner(hidden.device.type)
+        for images in result.split(_num_together(hidden)):
             for block in self._blocks:
-                block.run(images.flatten(0, 1), len(images))
+                run(block, images.flatten(0, 1), images.shape[1])
         return result
+
+
+def _num_together(hidden: Tensor) -> int:
+    """Return how many images run through all blocks at a time: all of them, but on a CPU."""
+    if hidden.device.type != "cpu":
+        return max(1, len(hidden))
+    rows = _ROWS_PER_THREAD * max(2, torch.get_num_threads())
+    return max(1, rows // hidden.shape[1])
 
 
 class _PreparedBlock:
@@ -52,9 +60,9 @@ class _PreparedBlock:
         self._norm1 = self._attention.qkv.after(block.norm1)
         self._norm2 = self._mlp.fc1.after(block.norm2)
 
-    def run(self, x: Tensor, batch: int) -> None:
-        """Change tokens, `(batch * tokens, hidden)`, float32."""
-        self._attention.add_to(x, self._norm1(x), batch)
+    def run(self, x: Tensor, tokens: int) -> None:
+        """Change `(batch * tokens, hidden)`, float32; an image has so many tokens."""
+        self._attention.add_to(x, self._norm1(x), tokens)
         self._mlp.add_to(x, self._norm2(x))
 
 

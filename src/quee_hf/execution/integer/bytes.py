@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_SIGN = 128  # the bit in which a signed byte differs from the unsigned one that is 128 higher
+SIGN = 128  # the bit in which a signed byte differs from the unsigned one that is 128 higher
 
 
 class ByteRange(NamedTuple):
@@ -18,7 +18,7 @@ class ByteRange(NamedTuple):
     @property
     def shift(self) -> float:
         """What `codes_of_steps` wants added to a number of steps."""
-        return self.zero_point - _SIGN
+        return self.zero_point - SIGN
 
     @property
     def highest(self) -> int:
@@ -32,6 +32,8 @@ class ByteRange(NamedTuple):
             x: Any shape; what it holds is lost if it is float32.
         """
         x = x.float()
+        if torch.compiler.is_compiling():  # one program for all ranges: it takes numbers, but not as `alpha`
+            return self.codes_of_steps(x * (1 / self.scale) + self.shift)
         steps = torch.add(torch.tensor(self.shift), x, alpha=1 / self.scale, out=x)
         return self.codes_of_steps(steps)
 
@@ -41,7 +43,7 @@ class ByteRange(NamedTuple):
         Args:
             steps: Float32, any shape; what it holds is lost.
         """
-        steps.clamp_(-_SIGN, self.highest - _SIGN).round_()
+        steps.clamp_(-SIGN, self.highest - SIGN).round_()
         # Floats become signed bytes several times as fast as unsigned ones.
         return signed_bytes(steps.to(torch.int8))
 
@@ -54,4 +56,4 @@ def signed_bytes(codes: Tensor) -> Tensor:
         [0, 128, 255]
     """
     other = torch.uint8 if codes.dtype == torch.int8 else torch.int8
-    return codes.view(torch.uint8).bitwise_xor_(_SIGN).view(other)
+    return codes.view(torch.uint8).bitwise_xor_(SIGN).view(other)

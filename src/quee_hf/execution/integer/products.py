@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quee_hf.execution.integer.bytes import ByteRange, signed_bytes
+from quee_hf.execution.integer.bytes import SIGN, ByteRange
 from quee_hf.quantization.products import code_products
 
 _MIN_ROWS, _MULTIPLE = 32, 8  # of matrices that `_int_mm` takes on CUDA
@@ -30,11 +30,8 @@ class PlainProduct:
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Map codes, `(rows, in)`, uint8, to `(rows, out)`, float32."""
-        zero_point = self._zero_point
-        if codes.is_cuda and not any(size % _MULTIPLE for size in self._weight.shape):
-            products = int_mm_products(codes, self._weight, zero_point).float()
-        else:
-            products = code_products(codes.float().sub_(zero_point), self._weight, -zero_point)
+        steps = codes.float().sub_(self._zero_point)
+        products = code_products(steps, self._weight, -self._zero_point)
         return torch.addcmul(self._bias, products, self._scale)
 
     def add_to(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -44,6 +41,21 @@ class PlainProduct:
     def gelu_codes(self, codes: Tensor, found: ByteRange) -> Tensor:
         """Return GELU of the result as codes, `(rows, out)`, uint8."""
         return found.codes(functional.gelu(self(codes)))
+
+
+class IntMmProduct(PlainProduct):
+    """The same by `_int_mm`, of which CUDA has a kernel for signed bytes.
+
+    A weight's sizes must be multiples of 8. What codes lose by being signed is part of the bias.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor, zero_point: int) -> None:
+        lost = weight.sum(dim=1, dtype=torch.int32) * (SIGN - zero_point)
+        super().__init__(weight, scale, torch.addcmul(bias, lost.float(), scale), zero_point)
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Map codes to `(rows, out)`, float32."""
+        return torch.addcmul(self._bias, signed_products(codes, self._weight).float(), self._scale)
 
 
 class OneDnnProduct(PlainProduct):
@@ -83,7 +95,11 @@ class OneDnnProduct(PlainProduct):
 
 def make_product(weight: Tensor, scale: Tensor, bias: Tensor, zero_point: int) -> PlainProduct:
     """Return the product that suits the device of a weight."""
-    kind = OneDnnProduct if weight.device.type == "cpu" and has_onednn() else PlainProduct
+    kind, device = PlainProduct, weight.device.type
+    if device == "cpu" and has_onednn():
+        kind = OneDnnProduct
+    elif device == "cuda" and not any(size % _MULTIPLE for size in weight.shape):
+        kind = IntMmProduct
     return kind(weight, scale, bias, zero_point)
 
 
@@ -102,11 +118,10 @@ def has_onednn() -> bool:
     return bool((result == 255 * 127 * 64).all())
 
 
-def int_mm_products(codes: Tensor, weight: Tensor, zero_point: int) -> Tensor:
-    """Return `(codes - zero_point) @ weight.T` by `_int_mm`, `(rows, out)`, int32."""
+def signed_products(codes: Tensor, weight: Tensor) -> Tensor:
+    """Return `(codes - 128) @ weight.T` by `_int_mm`, `(rows, out)`, int32."""
     rows = len(codes)
-    signed = signed_bytes(codes.clone())
+    signed = codes.bitwise_xor(SIGN).view(torch.int8)
     if rows < _MIN_ROWS:
         signed = functional.pad(signed, (0, 0, 0, _MIN_ROWS - rows))
-    products = torch._int_mm(signed, weight.t())[:rows]
-    return products.add_(weight.sum(dim=1, dtype=torch.int32), alpha=128 - zero_point)
+    return torch._int_mm(signed, weight.t())[:rows]
