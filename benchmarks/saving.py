@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from _speed_report import quartiles
+from _speed_tables import quartiles
 from _timing import RESULTS, write_result
 from torch import Tensor
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from _speed_contenders import load_openvino
-from _speed_report import quartiles
+from _speed_tables import quartiles
 from _timing import RESULTS, write_result
 from tqdm import tqdm
 

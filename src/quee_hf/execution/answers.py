@@ -1,9 +1,11 @@
 """What a forward returns for images that were routed, or that were all sent along one path."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quee_hf.execution.feed import Batch, Feed
@@ -67,12 +69,13 @@ def _routed_outputs(network: Network, feed: Feed) -> Iterator[QuEEImageClassifie
 
 
 def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
-    rows, device = router.path_rows[routes.node], routes.logits.device
+    node, device = routes.node.numpy(), routes.logits.device
+    rows = router.path_rows.numpy()[node]
     return QuEEImageClassifierOutput(
         logits=routes.logits,
-        exit_index=send((rows >= 0).sum(dim=1) - 1, device),
-        path=send(rows, device),
-        cost=send(router.costs[routes.node], device),
+        exit_index=_sent((rows >= 0).sum(axis=1) - 1, device),
+        path=_sent(rows, device),
+        cost=_sent(router.costs.numpy()[node], device),
         error_probability=send(routes.error, device),
     )
 
@@ -92,14 +95,19 @@ def _forced_outputs(network: Network, feed: Feed, path: ForcedPath) -> Iterator[
 def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> QuEEImageClassifierOutput:
     logits = network.run_path(pixel_values, path.levels)
     batch, unused = len(logits), path.num_exits - len(path.levels)
-    row = send(torch.tensor([*path.levels, *[-1] * unused], dtype=torch.int16), logits.device)
+    row = np.array([*path.levels, *[-1] * unused], np.int16)
     return QuEEImageClassifierOutput(
         logits=logits,
-        exit_index=torch.full((batch,), len(path.levels) - 1, device=logits.device),
-        path=row.expand(batch, -1).contiguous(),
-        cost=torch.full((batch,), path.cost, device=logits.device),
-        error_probability=torch.full((batch,), torch.nan, device=logits.device),
+        exit_index=_sent(np.full(batch, len(path.levels) - 1), logits.device),
+        path=_sent(np.tile(row, (batch, 1)), logits.device),
+        cost=_sent(np.full(batch, path.cost, np.float32), logits.device),
+        error_probability=_sent(np.full(batch, np.nan, np.float32), logits.device),
     )
+
+
+def _sent(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Return what the host has found, of which there is little: NumPy makes it sooner than PyTorch."""
+    return send(torch.from_numpy(values), device)
 
 
 def training_output(

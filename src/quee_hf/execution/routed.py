@@ -16,13 +16,14 @@ class _SegmentRunner:
     """Keeps the tokens of the images that are still inside, and takes them one segment further."""
 
     def __init__(self, network: Network, hidden: Tensor) -> None:
-        self._network = network
+        self._network, self._levels = network, network.level_list
+        self._last_levels = network.router.last_levels
         self._hidden: Tensor | None = hidden
         self._seen: Tensor | None = None
         self._segment = 0
 
     def __call__(self, kept: Indices | None, nodes: Indices) -> Assessment:
-        levels = self._network.router.last_levels[nodes]
+        levels = self._last_levels[nodes]
         if (levels == levels[0]).all():
             step = self._run(levels[0], kept)
         else:
@@ -41,7 +42,7 @@ class _SegmentRunner:
             x if members is None or x is None else take_rows(x, members) for x in (self._hidden, self._seen)
         )
         assert hidden is not None
-        return self._network.advance(self._segment, self._network.level_list[level], hidden, seen)
+        return self._network.advance(self._segment, self._levels[level], hidden, seen)
 
 
 def _merge(steps: Sequence[Step], order: Indices) -> Step:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Assessment, Network
-from quee_hf.execution.rows import index_on
+from quee_hf.execution.rows import take_rows
 from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import ROOT, Decision
 
@@ -55,7 +55,8 @@ def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
     node, error = np.full(batch, ROOT), np.full(batch, np.nan, np.float32)
     final_node, final_error = node.copy(), error.copy()
     active = np.arange(batch)  # position in the batch of each image still inside
-    order, logits = [active[:0]], [torch.empty(0, network.num_labels)]
+    order: list[Indices] = []
+    logits: list[Tensor] = []
     reached: Assessment | None = None
     depth = 0
     while len(active):
@@ -68,16 +69,25 @@ def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
             final_node[left], final_error[left] = node[gone], error[gone]
             assert reached is not None
             order.append(left)
-            logits.append(reached.logits[index_on(reached.logits.device, gone)])
+            logits.append(take_rows(reached.logits, gone) if len(kept) else reached.logits)
             active, next_node, error = active[kept], next_node[kept], error[kept]
             if not len(active):
                 break
         reached = advance(kept, next_node)
         node = next_node
         depth += 1
-    logits[0] = logits[0].to(logits[-1].device)
-    back = index_on(logits[0].device, np.concatenate(order).argsort())
-    return Routes(torch.from_numpy(final_node), torch.cat(logits)[back], torch.from_numpy(final_error))
+    return Routes(
+        torch.from_numpy(final_node),
+        _in_order(logits, order) if order else torch.empty(0, network.num_labels),
+        torch.from_numpy(final_error),
+    )
+
+
+def _in_order(parts: list[Tensor], order: list[Indices]) -> Tensor:
+    """Put rows together, of which each part's have been told."""
+    if len(parts) == 1:
+        return parts[0]
+    return take_rows(torch.cat(parts), np.concatenate(order).argsort())
 
 
 def decide_step(

@@ -43,8 +43,10 @@ def _add_predictor(graph: GraphBuilder, features: str, gate: ErrorPredictor) -> 
     known = graph.add("Unsqueeze", known, graph.constant([1]))
     path_part = gate.path(gate.embed(gate.path_codes.to(gate.embed.weight.dtype)))
     hidden = graph.add("Relu", graph.add("Add", known, graph.constant(path_part[None])))
-    logits = graph.linear(hidden, gate.output.weight, gate.output.bias)
-    return graph.add("Sigmoid", graph.add("Squeeze", logits, graph.constant([2])))
+    # A product with one column is no work for a matrix kernel.
+    weighted = graph.add("Mul", hidden, graph.constant(gate.output.weight))
+    logits = graph.add("ReduceSum", weighted, graph.constant([2]), keepdims=0)
+    return graph.add("Sigmoid", graph.add("Add", logits, graph.constant(gate.output.bias)))
 
 
 def _add_entropy(graph: GraphBuilder, probabilities: str) -> str:

@@ -46,6 +46,8 @@ class Router:
             [(self._children(node) or [node])[0] for node in (*range(len(tree.paths)), ROOT)]
         )
         self._first = [tree.first_at_depth(depth) for depth in range(longest + 1)]
+        chosen = self.choices.nonzero()[0]
+        self._candidates = [chosen[chosen >= first] for first in self._first]  # at each depth
 
     def _children(self, node: int) -> list[int]:
         return [child for child in self.tree.children(node) if self.choices[child]]
@@ -85,7 +87,8 @@ class Router:
             errors: `(batch, paths of at least this depth)`, predicted error probabilities.
             cost_lambda: `(batch,)`.
         """
-        first = self._first[depth]
-        chosen = choose_paths(errors, self._costs[first:], cost_lambda, self.reachable(depth, node))
-        error = errors[np.arange(len(node)), chosen]
-        return Decision(self._passed[chosen + first, depth], error)
+        candidates = self._candidates[depth]
+        errors = errors[:, candidates - self._first[depth]]
+        reachable = self._passed[candidates, depth - 1] == node[:, None] if depth else None
+        chosen = choose_paths(errors, self._costs[candidates], cost_lambda, reachable)
+        return Decision(self._passed[candidates[chosen], depth], errors[np.arange(len(node)), chosen])

@@ -1,5 +1,6 @@
 """The engine "openvino": integer kernels on Intel, AMD and Arm CPUs."""
 
+import math
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +15,9 @@ from quee_hf.execution.buffers import empty
 from quee_hf.execution.engines.graph_engine import GraphEngine
 from quee_hf.execution.engines.sized_program import Program
 from quee_hf.levels import Level
+
+
+_LARGE = 1024  # numbers of an output for each image, from which on it is cheaper to say where to write it
 
 
 class OpenVINOEngine(GraphEngine):
@@ -67,10 +71,16 @@ class _Program:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
-        outputs = [empty((len(inputs[0]), *tail)) for tail in self._tails]
+        outputs = [
+            empty((len(inputs[0]), *tail)) if math.prod(tail) >= _LARGE else None for tail in self._tails
+        ]
         for index, output in enumerate(outputs):
-            request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
+            if output is not None:
+                request.set_output_tensor(index, openvino.Tensor(output.numpy(), shared_memory=True))
         for index, x in enumerate(inputs):
             request.set_input_tensor(index, openvino.Tensor(x.numpy(), shared_memory=True))
-        request.infer()
-        return outputs
+        request.infer(share_outputs=True)  # what it returns is not used; it would be a copy
+        return [
+            torch.from_numpy(request.get_output_tensor(index).data.copy()) if output is None else output
+            for index, output in enumerate(outputs)
+        ]
