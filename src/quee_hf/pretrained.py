@@ -29,6 +29,7 @@ from quee_hf.gates.error_predictor import ErrorPredictor
 from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, say_kept, write_card
 from quee_hf.hub.publish import publish_folder
 from quee_hf.hub.remote_code import AUTO_MAP, write_remote_code
+from quee_hf.quantization.linear import MultiLevelLinear
 
 _PUSH_OPTIONS = (
     "repo_id",
@@ -115,9 +116,12 @@ class QuEEPreTrainedModel(PreTrainedModel):
             del weights, model
             kwargs = {**kwargs, **hub_options, "config": config, "use_safetensors": True}
             loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
-        # Loading makes every float parameter trainable again.
+        # Loading makes every float parameter trainable again, and of the model's kind.
         made = loaded[0] if isinstance(loaded, tuple) else loaded
         made.source_folder = Path(files[0]).parent
+        for module in made.modules():
+            if isinstance(module, MultiLevelLinear):
+                module.narrow()
         made.freeze_backbone()
         return loaded
 

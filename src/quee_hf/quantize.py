@@ -169,7 +169,7 @@ def add_level(model: QuEEForImageClassification, level: int, calibration: Calibr
     if {"method": scheme.method, "options": scheme.options, "num_images": scheme.num_images} != made:
         raise ValueError(f"The model was quantized by {scheme.to_dict()}, the calibration is for {made}.")
     exact, ours = calibration.trunk.state_dict(), model.trunk.state_dict()
-    if not all(torch.equal(exact[name], ours[name].to(exact[name])) for name in exact.keys() & ours.keys()):
+    if not all(torch.equal(exact[name].to(ours[name]), ours[name]) for name in exact.keys() & ours.keys()):
         raise ValueError("The calibration is of another model, or of other images: norms or biases differ.")
     levels = sorted([*config.level_list, level], key=level_bits, reverse=True)
     trunk = make_trunk(model, levels, scheme)
