@@ -250,7 +250,9 @@ class TestWeightsOfBfloat16:
         assert fingerprint(from_pretrained(tmp_path, **options)) == fingerprint(model)
 
     def test_load_from_files_of_float32(self, model, tmp_path):
-        state = {name: t.float() if t.dtype == torch.bfloat16 else t for name, t in model.state_dict().items()}
+        state = {
+            name: t.float() if t.dtype == torch.bfloat16 else t for name, t in model.state_dict().items()
+        }
         model.save_pretrained(tmp_path, state_dict=state)
         assert fingerprint(from_pretrained(tmp_path)) == fingerprint(model)
 

@@ -160,6 +160,7 @@ def add_level(model: QuEEForImageClassification, level: int, calibration: Calibr
         ValueError: If the model has the level already, is not quantized, or was quantized in another way.
     """
     check_level(level)
+    model.trunk.check_weights()
     config, scheme = model.config, model.config.scheme
     if scheme is None:
         raise ValueError("The model is not quantized yet; use `quantize`.")
@@ -228,6 +229,7 @@ def load_calibration(path: str | os.PathLike[str], model: QuEEForImageClassifica
 
 
 def _check_is_float(model: QuEEForImageClassification) -> None:
+    model.trunk.check_weights()
     if model.config.quantization is not None:
         raise ValueError("The model is already quantized; start from the float model.")
 

@@ -19,8 +19,8 @@ class MultiLevelLinear(Float32Buffers):
 
     Codes are stored packed to their bit-width, one set per level or one for all (`ProductLayout.is_nested`).
     They are unpacked when a level is first used and kept until the weights change or move; `release` drops
-    them. The float weight is there before quantization, and afterwards only if a level needs it: in bfloat16, if
-    that is "bf16" alone, however the layer is cast.
+    them. The float weight is there before quantization, and afterwards only if a level needs it: in bfloat16,
+    if that is "bf16" alone, however the layer is cast.
 
     Args:
         in_features: Size of each input.
@@ -155,6 +155,13 @@ class MultiLevelLinear(Float32Buffers):
             self.narrow()
         self.release()
         return self
+
+
+def narrow_weights(model: nn.Module) -> None:
+    """Keep float weights in bfloat16 wherever that is enough."""
+    for module in model.modules():
+        if isinstance(module, MultiLevelLinear):
+            module.narrow()
 
 
 def linear_output(terms: Iterable[Term], codes: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:

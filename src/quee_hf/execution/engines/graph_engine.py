@@ -3,14 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import onnx
 from torch import Tensor
 
 from quee_hf.blueprint import check_runnable, image_size, num_tokens
 from quee_hf.errors import NotReadyError
-from quee_hf.execution.engines.engine import Engine, Source
+from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.network import Assessment, Step
 from quee_hf.exits.heads import ExitHead
 from quee_hf.exits.reading import ExitReading
@@ -34,9 +34,7 @@ class GraphEngine(Engine):
         source: The model, on the CPU.
     """
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self._programs: dict[object, Program] = {}
+    _programs: dict[object, Program]
 
     @abstractmethod
     def compile(self, graph: onnx.ModelProto, level: Level) -> Program:
@@ -76,8 +74,11 @@ class GraphEngine(Engine):
     def run_path(self, pixel_values: Tensor, levels: Sequence[Level]) -> Tensor:
         """Run all images along one path, in one go; the graph is that of the last path asked for.
 
-        A path with "bf16" is run segment by segment: embedding and exit are computed in float32.
+        A path with "bf16" is run segment by segment: embedding and exit are computed in float32. So is any,
+        by the graphs that routing uses, if weights are there in those alone.
         """
+        if self.prepared is not None:
+            return self._run_steps(pixel_values, levels)
         if "bf16" in levels:
             return super().run_path(pixel_values, levels)
         for level in levels:
@@ -87,12 +88,22 @@ class GraphEngine(Engine):
             del self._programs[other]
         return self._run(key, levels[0], lambda: self._make_path(levels), pixel_values)[0]
 
+    def _run_steps(self, pixel_values: Tensor, levels: Sequence[Level]) -> Tensor:
+        hidden: Tensor | None = self.embed(pixel_values)
+        reached: Assessment | None = None
+        for segment, level in enumerate(levels):
+            assert hidden is not None
+            hidden, reached = self.advance(segment, level, hidden, None if reached is None else reached.seen)
+        assert reached is not None
+        return reached.logits
+
+    def check(self, segment: int, level: Level) -> None:
+        """Make the graph of a segment, and forget it."""
+        check_runnable(self.source.config, level)
+        segment_graph(self._segment(segment, level))
+
     def _is_last(self, segment: int) -> bool:
         return segment == self.source.config.num_exits - 1
-
-    def release(self) -> None:
-        """Drop the compiled graphs."""
-        self._programs.clear()
 
     def _embedding(self) -> Embedding:
         return Embedding(self.source.trunk, image_size(self.source.config))
@@ -102,9 +113,7 @@ class GraphEngine(Engine):
         return path_graph(self._embedding(), segments, self._exit(len(levels) - 1))
 
     def _segment(self, segment: int, level: Level) -> Segment:
-        config = self.source.config
-        start, stop = config.segments[segment]
-        return Segment(list(self.source.trunk.blocks[start:stop]), level, num_tokens(config))
+        return Segment(self.blocks(segment, level), level, num_tokens(self.source.config))
 
     def _make_step(self, segment: int, level: Level) -> onnx.ModelProto:
         parts = self._segment(segment, level), self._exit(segment)
@@ -126,10 +135,6 @@ class GraphEngine(Engine):
         if key not in self._programs:
             self._programs[key] = self.compile(make(), level)
         return self._programs[key]([x.detach().float().contiguous() for x in inputs])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out compiled graphs, which can be neither copied nor sent to another process."""
-        return {**self.__dict__, "_programs": {}}
 
 
 def _is_path(key: object) -> bool:
