@@ -228,6 +228,35 @@ class TestAfterLoading:
         assert fingerprint(from_pretrained(tmp_path, device_map="cpu")) == fingerprint(model)
 
 
+class TestWeightsOfBfloat16:
+    """Of a model whose float weights only "bf16" needs."""
+
+    @pytest.fixture
+    def model(self):
+        return routable(levels=["bf16", 8])
+
+    def test_are_what_files_hold(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+            kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 - not a dict
+        half = {name for name, kind in kinds.items() if kind == torch.bfloat16}
+        products = ("qkv", "output", "fc1", "fc2")
+        assert len(half) == 4 * 4
+        assert all(name.endswith(tuple(f"{product}.weight" for product in products)) for name in half)
+
+    @pytest.mark.parametrize("options", [{}, {"dtype": torch.float32}, {"device_map": "cpu"}])
+    def test_stay_so_however_they_are_loaded(self, model, tmp_path, options):
+        model.save_pretrained(tmp_path)
+        assert fingerprint(from_pretrained(tmp_path, **options)) == fingerprint(model)
+
+    def test_load_from_files_of_float32(self, model, tmp_path):
+        state = {
+            name: t.float() if t.dtype == torch.bfloat16 else t for name, t in model.state_dict().items()
+        }
+        model.save_pretrained(tmp_path, state_dict=state)
+        assert fingerprint(from_pretrained(tmp_path)) == fingerprint(model)
+
+
 class TestHalfPrecision:
     def exact(self, model):
         """Integer tensors, scales and offsets, which no cast may touch."""

@@ -15,14 +15,14 @@ from quee_hf.blueprint import path_latencies
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, answer, answer_stream, training_output
-from quee_hf.execution.engines import REFERENCE, make_engine
+from quee_hf.execution.engines import REFERENCE, make_engine, make_sole_engine
 from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.network import EngineNetwork
 from quee_hf.execution.feed import Batch
 from quee_hf.execution.network import Network
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
-from quee_hf.execution.prefix_tree import tree_forward
+from quee_hf.execution.prefix_tree import tree_logits
 from quee_hf.exits.heads import ExitHead
 from quee_hf.levels import Level
 from quee_hf.machine import warn_if_elsewhere
@@ -123,7 +123,7 @@ class QuEEForImageClassification(RoutableModel):
         nn.Module.to(self.gates, self.device)
         self.train(self.training)
 
-    def set_engine(self, name: str) -> None:
+    def set_engine(self, name: str, *, keep_weights: bool = True) -> None:
         """Choose what runs the network in evaluation mode; training and `quee_hf.quantize` do not use it.
 
         Args:
@@ -131,13 +131,23 @@ class QuEEForImageClassification(RoutableModel):
                 integer kernels; "openvino" or "onnxruntime": those of an extra of this package; "auto":
                 whichever of those installed is fastest with this model on this machine, which takes seconds
                 to find out.
+            keep_weights: Whether the model can do anything else afterwards. If not, the engine prepares at
+                once what routing may choose, and what it then has is all that is left of the blocks: the
+                model takes less memory, but cannot be saved, trained, moved or given another engine. Not for
+                "torch".
 
         Raises:
-            ValueError: If there is no such engine.
+            ValueError: If there is no such engine, or it cannot do without the weights.
             MissingExtraError: If it is not installed.
-            NotReadyError: If it is "auto", and the model is not quantized yet.
+            NotReadyError: If the model is not quantized yet, and it is "auto" or weights are not kept; if it
+                is in training mode, and they are not; or if they were not before.
         """
-        self._engine = make_engine(name, self)
+        self.trunk.check_weights()
+        if keep_weights:
+            self._engine = make_engine(name, self)
+        else:
+            self._release_engine()
+            self._engine = make_sole_engine(name, self)
 
     @property
     def engine(self) -> str:
@@ -149,12 +159,17 @@ class QuEEForImageClassification(RoutableModel):
         return self if self._engine is None else EngineNetwork(self, self._engine)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.trunk.weights_at is not None:
+            if fn(self.trunk.norm.weight) is self.trunk.norm.weight:
+                return self  # where it is already, and as what
+            self.trunk.check_weights()
         self._release_engine()
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; after training an engine is made anew."""
         if mode and not self.training:
+            self.trunk.check_weights()
             self._release_engine()
         return cast(Self, super().train(mode))
 
@@ -193,7 +208,7 @@ class QuEEForImageClassification(RoutableModel):
             return training_output(self, self.exact_level, self.config.num_exits, pixel_values, labels)
         output = answer(self._network, pixel_values, self.plan_route(cost_lambda, path))
         if output_all_paths:
-            output.all_logits = tree_forward(self._network, pixel_values).logits
+            output.all_logits = tree_logits(self._network, pixel_values)
         if labels is not None:
             output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
         return output

@@ -29,6 +29,7 @@ from quee_hf.gates.error_predictor import ErrorPredictor
 from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, say_kept, write_card
 from quee_hf.hub.publish import publish_folder
 from quee_hf.hub.remote_code import AUTO_MAP, write_remote_code
+from quee_hf.quantization.linear import narrow_weights
 
 _PUSH_OPTIONS = (
     "repo_id",
@@ -115,11 +116,15 @@ class QuEEPreTrainedModel(PreTrainedModel):
             del weights, model
             kwargs = {**kwargs, **hub_options, "config": config, "use_safetensors": True}
             loaded: Any = super().from_pretrained(source, *model_args, **kwargs)
-        # Loading makes every float parameter trainable again.
         made = loaded[0] if isinstance(loaded, tuple) else loaded
-        made.source_folder = Path(files[0]).parent
-        made.freeze_backbone()
+        made._settle(Path(files[0]).parent)
         return loaded
+
+    def _settle(self, folder: Path) -> None:
+        """Take back what transformers does to all float parameters: they are trainable, and of one kind."""
+        self.source_folder = folder
+        narrow_weights(self)
+        self.freeze_backbone()
 
     def freeze_backbone(self) -> None:
         """Make only what training may change trainable; subclasses say what that is."""

@@ -160,6 +160,7 @@ def add_level(model: QuEEForImageClassification, level: int, calibration: Calibr
         ValueError: If the model has the level already, is not quantized, or was quantized in another way.
     """
     check_level(level)
+    model.trunk.check_weights()
     config, scheme = model.config, model.config.scheme
     if scheme is None:
         raise ValueError("The model is not quantized yet; use `quantize`.")
@@ -169,7 +170,7 @@ def add_level(model: QuEEForImageClassification, level: int, calibration: Calibr
     if {"method": scheme.method, "options": scheme.options, "num_images": scheme.num_images} != made:
         raise ValueError(f"The model was quantized by {scheme.to_dict()}, the calibration is for {made}.")
     exact, ours = calibration.trunk.state_dict(), model.trunk.state_dict()
-    if not all(torch.equal(exact[name], ours[name].to(exact[name])) for name in exact.keys() & ours.keys()):
+    if not all(torch.equal(exact[name].to(ours[name]), ours[name]) for name in exact.keys() & ours.keys()):
         raise ValueError("The calibration is of another model, or of other images: norms or biases differ.")
     levels = sorted([*config.level_list, level], key=level_bits, reverse=True)
     trunk = make_trunk(model, levels, scheme)
@@ -228,6 +229,7 @@ def load_calibration(path: str | os.PathLike[str], model: QuEEForImageClassifica
 
 
 def _check_is_float(model: QuEEForImageClassification) -> None:
+    model.trunk.check_weights()
     if model.config.quantization is not None:
         raise ValueError("The model is already quantized; start from the float model.")
 

@@ -207,6 +207,25 @@ class TestFloatLevels:
         expected = functional.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
         assert torch.equal(result, expected)
 
+    def test_bf16_alone_stores_bfloat16_and_gives_the_same_numbers(self):
+        layer, x = make(["bf16", 8]), inputs()
+        assert layer.weight.dtype == torch.bfloat16
+        assert layer.bias.dtype == torch.float32
+        assert torch.equal(layer(x, "bf16"), make(["fp32", "bf16", 8])(x, "bf16"))
+
+    def test_before_quantization_all_weights_are_float32(self):
+        plain = ProductLayout(["bf16", 8])
+        assert MultiLevelLinear(IN, OUT, has_bias=True, layout=plain).weight.dtype == torch.float32
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+    def test_no_cast_changes_what_bf16_alone_needs(self, dtype):
+        layer = make(["bf16", 8])
+        before = layer.weight.clone()
+        layer.to(dtype)
+        assert layer.weight.dtype == torch.bfloat16
+        assert torch.equal(layer.weight, before)
+        assert layer.bias.dtype == dtype
+
     def test_a_dropped_float_weight_is_missed_with_a_reason(self):
         layer = make([8])
         layer(inputs(), 8)

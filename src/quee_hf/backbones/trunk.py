@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from quee_hf.backbones import get_family
 from quee_hf.backbones.block import Block, LevelSet
 from quee_hf.backbones.family import SourceBlock, SourceModel
+from quee_hf.errors import NotReadyError
 from quee_hf.levels import Level
 from quee_hf.quantization.linear import MultiLevelLinear
 
@@ -35,6 +36,7 @@ class Trunk(nn.Module):
         )
         self.norm = nn.LayerNorm(shape.hidden_size, eps=eps)
         self.num_prefix_tokens = family.num_prefix_tokens(config)
+        self.weights_at: str | None = None  # the engine that alone has weights of blocks
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Trunk":
@@ -47,9 +49,27 @@ class Trunk(nn.Module):
 
     def run_blocks(self, hidden: Tensor, start: int, stop: int, level: Level) -> Tensor:
         """Run blocks `start` to `stop - 1`, counted from 0, at a level."""
+        self.check_weights()
         for index in range(start, stop):
             hidden = self.blocks[index](hidden, level)
         return hidden
+
+    def drop_blocks(self, start: int, stop: int, engine: str) -> None:
+        """Give up the weights of blocks `start` to `stop - 1`, which an engine has."""
+        if self.weights_at is None:
+            self.register_state_dict_pre_hook(_check_weights)
+            self.register_load_state_dict_pre_hook(_check_weights)
+        self.weights_at = engine
+        self.blocks[start:stop].to("meta")
+
+    def check_weights(self) -> None:
+        """Raise `NotReadyError` if weights of blocks were given up."""
+        if self.weights_at is not None:
+            raise NotReadyError(
+                f"The weights are with the engine {self.weights_at!r} alone"
+                " (`set_engine(..., keep_weights=False)`): the model can classify images, but nothing else."
+                " Load it again for that."
+            )
 
     @torch.no_grad()
     def copy_from(self, source: SourceModel) -> None:
@@ -79,6 +99,10 @@ class Trunk(nn.Module):
             others = cast(Block, other).products
             for name, product in cast(Block, block).products.items():
                 product.copy_levels(others[name])
+
+
+def _check_weights(trunk: nn.Module, *_: object) -> None:
+    cast(Trunk, trunk).check_weights()
 
 
 def _copy_block(block: Block, source: SourceBlock) -> None:

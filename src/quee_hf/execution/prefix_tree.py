@@ -32,3 +32,25 @@ def tree_forward(network: Network, pixel_values: Tensor) -> ExitReading:
         logits[:, node], variance[:, node] = network.read_exit(len(path) - 1, hidden)
         pending += [(child, hidden) for child in tree.children(node)]
     return ExitReading(logits, variance)
+
+
+def tree_logits(network: Network, pixel_values: Tensor) -> Tensor:
+    """Return the logits of every path, `(batch, paths, labels)`, by the steps that routing takes.
+
+    Args:
+        network: The model.
+        pixel_values: `(batch, channels, height, width)`.
+    """
+    tree = network.router.tree
+    hidden: Tensor | None = network.embed(pixel_values)
+    logits = torch.empty(len(pixel_values), len(tree.paths), network.num_labels, device=pixel_values.device)
+    seen: Tensor | None = None
+    pending = [(node, hidden, seen) for node in tree.children(ROOT)]
+    while pending:
+        node, hidden, seen = pending.pop()
+        assert hidden is not None
+        path = tree.paths[node]
+        step = network.advance(len(path) - 1, network.level_list[path[-1]], hidden, seen)
+        logits[:, node] = step.reached.logits
+        pending += [(child, step.hidden, step.reached.seen) for child in tree.children(node)]
+    return logits

@@ -69,7 +69,7 @@ def _add_linear(
         codes = graph.codes(x, layer)
         parts = [layer.rows(*end, factor) for end, factor in zip(ends, numbers, strict=True)]
         return [graph.integer_linear(codes, part) for part in parts]
-    weight, bias = linear.float_weight, linear.bias
+    weight, bias = linear.float_weight.float(), linear.bias
     results = []
     for (start, stop), factor in zip(ends, numbers, strict=True):
         scaled = weight[start:stop] * (factor[:, None] if isinstance(factor, Tensor) else factor)

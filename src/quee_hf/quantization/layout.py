@@ -46,7 +46,16 @@ class ProductLayout:
     @property
     def needs_float(self) -> bool:
         """Whether it needs float weights."""
-        return self.scheme is None or any(isinstance(self.computed_at(level), str) for level in self.levels)
+        return self.scheme is None or bool(self._float_levels)
+
+    @property
+    def needs_bf16_only(self) -> bool:
+        """Whether float weights of bfloat16 are enough."""
+        return self.scheme is not None and self._float_levels == {"bf16"}
+
+    @cached_property
+    def _float_levels(self) -> set[str]:
+        return {level for level in map(self.computed_at, self.levels) if isinstance(level, str)}
 
     @property
     def is_nested(self) -> bool:

@@ -19,7 +19,8 @@ class MultiLevelLinear(Float32Buffers):
 
     Codes are stored packed to their bit-width, one set per level or one for all (`ProductLayout.is_nested`).
     They are unpacked when a level is first used and kept until the weights change or move; `release` drops
-    them. The float weight is there before quantization, and afterwards only if a level needs it.
+    them. The float weight is there before quantization, and afterwards only if a level needs it: in bfloat16,
+    if that is "bf16" alone, however the layer is cast.
 
     Args:
         in_features: Size of each input.
@@ -41,7 +42,9 @@ class MultiLevelLinear(Float32Buffers):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.layout = layout
-        self.weight = _frozen(torch.zeros(out_features, in_features)) if layout.needs_float else None
+        kind = torch.bfloat16 if layout.needs_bf16_only else None
+        weight = torch.zeros(out_features, in_features, dtype=kind) if layout.needs_float else None
+        self.weight = None if weight is None else _frozen(weight)
         self.bias = _frozen(torch.zeros(out_features)) if has_bias else None
         self.input = QUANTIZERS[input_kind or layout.input_kind](layout.bit_widths)
         stored = layout.bit_widths
@@ -119,6 +122,11 @@ class MultiLevelLinear(Float32Buffers):
         """Drop unpacked codes; the next use of a level unpacks them again."""
         self._prepared.clear()
 
+    def narrow(self) -> None:
+        """Keep the float weight in bfloat16 if that is enough, whatever it was loaded as."""
+        if self.weight is not None and self.layout.needs_bf16_only:
+            self.weight.data = self.weight.data.bfloat16()
+
     def _prepare(self, level: int) -> Tensor:
         """Return the codes, `(out, in)`, int8."""
         if level not in self._prepared:
@@ -140,9 +148,20 @@ class MultiLevelLinear(Float32Buffers):
         return result if self.bias is None else result.add_(self.bias.float())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiLevelLinear":
+        before = None if self.weight is None else self.weight.data
         super()._apply(fn, recurse)
+        if before is not None and self.weight is not None and self.layout.needs_bf16_only:
+            self.weight.data = before.to(self.weight.device)
+            self.narrow()
         self.release()
         return self
+
+
+def narrow_weights(model: nn.Module) -> None:
+    """Keep float weights in bfloat16 wherever that is enough."""
+    for module in model.modules():
+        if isinstance(module, MultiLevelLinear):
+            module.narrow()
 
 
 def linear_output(terms: Iterable[Term], codes: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:

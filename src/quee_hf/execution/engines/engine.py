@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from torch import Tensor, nn
 
+from quee_hf.backbones.block import Block
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import NotReadyError
 from quee_hf.execution.network import Network, Step, assess
 from quee_hf.exits.reading import ExitReading
 from quee_hf.gates import Gates
@@ -44,6 +46,9 @@ class Engine(ABC):
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self._programs: dict[Any, Any] = {}
+        # The levels at which each segment was made, if the model has no weights of blocks any more.
+        self.prepared: list[list[Level]] | None = None
 
     @abstractmethod
     def embed(self, pixel_values: Tensor) -> Tensor:
@@ -74,5 +79,43 @@ class Engine(ABC):
         return self.read_exit(len(levels) - 1, hidden).logits
 
     @abstractmethod
+    def check(self, segment: int, level: Level) -> None:
+        """Make what runs a segment at a level, and forget it.
+
+        Raises:
+            ValueError: If the engine cannot compute it.
+        """
+
+    def blocks(self, segment: int, level: Level) -> list[Block]:
+        """Return the blocks of a segment.
+
+        Raises:
+            NotReadyError: If their weights are not there any more.
+        """
+        start, stop = self.source.config.segments[segment]
+        blocks = [cast(Block, block) for block in self.source.trunk.blocks[start:stop]]
+        if self.prepared is None:
+            self.source.trunk.check_weights()
+        elif blocks[0].norm1.weight.is_meta:
+            there = "; ".join(f"{number}: {levels}" for number, levels in enumerate(self.prepared, start=1))
+            raise NotReadyError(
+                f"Segment {segment + 1} at level {level!r} was not prepared when the weights were handed over"
+                f" to the engine {self.name!r}. There are, by segment, {there}. Load the model again to run"
+                " others."
+            )
+        return blocks
+
     def release(self) -> None:
         """Forget what was made of the model: its weights have changed."""
+        self._programs.clear()
+        self.prepared = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was made, which can be neither copied nor sent to another process.
+
+        Raises:
+            NotReadyError: If it cannot be made again.
+        """
+        if self.prepared is not None:
+            self.source.trunk.check_weights()
+        return {**self.__dict__, "_programs": {}}

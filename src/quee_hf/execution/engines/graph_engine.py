@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import onnx
 from torch import Tensor
 
 from quee_hf.blueprint import check_runnable, image_size, num_tokens
 from quee_hf.errors import NotReadyError
-from quee_hf.execution.engines.engine import Engine, Source
+from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.sized_program import Program, SizedProgram
 from quee_hf.execution.network import Assessment, Step
 from quee_hf.exits.heads import ExitHead
@@ -31,10 +31,7 @@ class GraphEngine(Engine):
     """
 
     compiles_for_sizes: ClassVar[bool] = True  # whether what is compiled for one batch size is faster
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self._programs: dict[object, Program] = {}
+    _programs: dict[object, Program]
 
     @abstractmethod
     def compile(self, graph: onnx.ModelProto, level: Level, batch_size: int | None) -> Program:
@@ -77,8 +74,11 @@ class GraphEngine(Engine):
     def run_path(self, pixel_values: Tensor, levels: Sequence[Level]) -> Tensor:
         """Run all images along one path, in one go; the graph is that of the last path asked for.
 
-        A path with "bf16" is run segment by segment: embedding and exit are computed in float32.
+        A path with "bf16" is run segment by segment: embedding and exit are computed in float32. So is any,
+        by the graphs that routing uses, if weights are there in those alone.
         """
+        if self.prepared is not None:
+            return self._run_steps(pixel_values, levels)
         if "bf16" in levels:
             return super().run_path(pixel_values, levels)
         key = _PATH, *levels
@@ -86,12 +86,21 @@ class GraphEngine(Engine):
             del self._programs[other]
         return self._run(key, levels[0], lambda: self._make_path(levels), pixel_values)[0]
 
+    def _run_steps(self, pixel_values: Tensor, levels: Sequence[Level]) -> Tensor:
+        hidden: Tensor | None = self.embed(pixel_values)
+        reached: Assessment | None = None
+        for segment, level in enumerate(levels):
+            assert hidden is not None
+            hidden, reached = self.advance(segment, level, hidden, None if reached is None else reached.seen)
+        assert reached is not None
+        return reached.logits
+
+    def check(self, segment: int, level: Level) -> None:
+        """Make the graph of a segment, and forget it."""
+        segment_graph(self._segment(segment, level))
+
     def _is_last(self, segment: int) -> bool:
         return segment == self.source.config.num_exits - 1
-
-    def release(self) -> None:
-        """Drop the compiled graphs."""
-        self._programs.clear()
 
     def _make_embedding(self) -> onnx.ModelProto:
         return embedding_graph(self._embedding(), num_tokens(self.source.config))
@@ -104,10 +113,8 @@ class GraphEngine(Engine):
         return path_graph(self._embedding(), segments, self._exit(len(levels) - 1))
 
     def _segment(self, segment: int, level: Level) -> Segment:
-        config = self.source.config
-        check_runnable(config, level)
-        start, stop = config.segments[segment]
-        return Segment(list(self.source.trunk.blocks[start:stop]), level, num_tokens(config))
+        check_runnable(self.source.config, level)
+        return Segment(self.blocks(segment, level), level, num_tokens(self.source.config))
 
     def _make_step(self, segment: int, level: Level) -> onnx.ModelProto:
         parts = self._segment(segment, level), self._exit(segment)
@@ -132,13 +139,10 @@ class GraphEngine(Engine):
         return program([x.detach().float().contiguous() for x in inputs])
 
     def _program(self, make: Callable[[], onnx.ModelProto], level: Level) -> Program:
-        if self.compiles_for_sizes:
+        # Once weights are gone nothing can be compiled again, so what is compiled then is for any size.
+        if self.compiles_for_sizes and self.prepared is None:
             return SizedProgram(lambda batch_size: self.compile(make(), level, batch_size))
         return self.compile(make(), level, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out compiled graphs, which can be neither copied nor sent to another process."""
-        return {**self.__dict__, "_programs": {}}
 
 
 def _is_path(key: object) -> bool:

@@ -16,7 +16,6 @@ from quee_hf.execution.engines.graph_engine import GraphEngine
 from quee_hf.execution.engines.sized_program import Program
 from quee_hf.levels import Level
 
-
 _LARGE = 1024  # numbers of an output for each image, from which on it is cheaper to say where to write it
 
 

@@ -2,12 +2,11 @@
 
 import warnings
 from functools import cache
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from quee_hf.backbones.block import Block
 from quee_hf.blueprint import check_runnable
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.engines.engine import Engine, Source
@@ -23,17 +22,17 @@ class TorchInt8Engine(Engine):
     """Runs segments on kernels of PyTorch: oneDNN's on the CPU, cuBLAS's on CUDA.
 
     Weights are packed for each segment at each level when it is first used. The model's own
-    modules compute segments at "fp32", the embedding and the exits.
+    modules compute segments at "fp32", while they have weights, the embedding and the exits.
 
     Args:
         source: The model, on the CPU or on CUDA.
     """
 
     name: ClassVar[str] = "torch_int8"
+    _programs: dict[tuple[int, Level], PreparedBlocks]
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self._programs: dict[tuple[int, Level], PreparedBlocks] = {}
         if source.trunk.norm.weight.device.type == "cpu" and not has_fast_int8():
             _warn_of_speed()
 
@@ -47,7 +46,7 @@ class TorchInt8Engine(Engine):
         """Run one segment."""
         check_runnable(self.source.config, level)
         self._check_device(hidden)
-        if level == "fp32":
+        if level == "fp32" and self.prepared is None:
             start, stop = self.source.config.segments[segment]
             trunk = self.source.trunk
             return trunk.run_blocks(hidden.to(trunk.norm.weight.dtype), start, stop, level).float()
@@ -61,24 +60,19 @@ class TorchInt8Engine(Engine):
         """Read an exit."""
         return self.source.read_exit(exit_index, hidden.to(self.source.trunk.norm.weight.dtype))
 
-    def release(self) -> None:
-        """Drop packed weights."""
-        self._programs.clear()
+    def check(self, segment: int, level: Level) -> None:
+        """Pack the weights of a segment, and forget them."""
+        check_runnable(self.source.config, level)
+        self._prepare(segment, level)
 
     def _prepare(self, segment: int, level: Level) -> PreparedBlocks:
-        start, stop = self.source.config.segments[segment]
-        blocks = [cast(Block, block) for block in self.source.trunk.blocks[start:stop]]
-        return PreparedBlocks(blocks, level)
+        return PreparedBlocks(self.blocks(segment, level), level)
 
     def _check_device(self, x: Tensor) -> None:
         if x.device.type not in _DEVICES:
             raise NotReadyError(
                 f"The engine {self.name!r} runs on the CPU and CUDA; the model is on {x.device}."
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out packed weights, which cannot be copied."""
-        return {**self.__dict__, "_programs": {}}
 
 
 @cache
