@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quee_hf.execution.feed import Feed
 from quee_hf.execution.network import Assessment, Network
-from quee_hf.execution.rows import copy_rows, index_on, new_rows
+from quee_hf.execution.rows import copy_rows, new_rows
 from quee_hf.execution.walk import Routes, decide_step
 from quee_hf.routing.policy import Floats
 from quee_hf.routing.router import ROOT, Decision
@@ -113,7 +113,7 @@ class _Pool:
         self._last_levels = network.router.last_levels
         # By the segment that images wait for, counted from 0, and the index of its level.
         self._queues: dict[tuple[int, int], _Queue] = defaultdict(_Queue)
-        self._finished: dict[int, Routes] = {}
+        self._finished: dict[int, tuple[int, float, Floats]] = {}  # node, error and logits
         self._num_admitted = 0
         self._num_out = 0  # and so the number of the oldest image that is not out
 
@@ -153,12 +153,15 @@ class _Pool:
         return min((key for key, queue in self._queues.items() if queue.size), default=None)
 
     def results(self) -> Iterator[Routes]:
-        """Yield what waits for no image before."""
-        while (routes := self._finished.pop(self._num_out, None)) is not None:
+        """Yield, together, what waits for no image before, if there is anything."""
+        found = []
+        while (result := self._finished.pop(self._num_out, None)) is not None:
             self._num_out += 1
-            # Copied, so that a result that is kept does not keep those of its whole batch; and here, so that
-            # it is no tensor of the inference mode, which could not be changed in place.
-            yield Routes(routes.node.clone(), routes.logits.clone(), routes.error.clone())
+            found.append(result)
+        if found:
+            node, error, logits = zip(*found, strict=True)
+            arrays = np.array(node), np.stack(logits), np.array(error, np.float32)
+            yield Routes(*map(torch.from_numpy, arrays))
 
     def _send_on(
         self, depth: int, hidden: Tensor | None, reached: Assessment | None, images: _Images
@@ -179,17 +182,15 @@ class _Pool:
 
     def _finish(self, images: _Images, logits: Tensor) -> None:
         """Keep the results of images that leave."""
-        rows = index_on(logits.device, images["row"])
-        node, error = (torch.from_numpy(np.ascontiguousarray(images[name])) for name in ("node", "error"))
-        parts = zip(node.split(1), logits[rows].cpu().split(1), error.split(1), strict=True)
-        for number, part in zip(images["number"].tolist(), parts, strict=True):
-            self._finished[number] = Routes(*part)
+        rows = logits.numpy(force=True)[images["row"]]
+        results = zip(images["node"].tolist(), images["error"].tolist(), rows, strict=True)
+        self._finished.update(zip(images["number"].tolist(), results, strict=True))
 
 
 def stream_routes(network: Network, feed: Feed) -> Iterator[Routes]:
-    """Run each image along the path that its gates choose, and yield its result, a batch of one.
+    """Run each image along the path that its gates choose, and yield results as they come.
 
-    Results come in the order of input, each as soon as those before it are there, on the CPU. A segment at a
+    Results come in the order of input, as soon as those before them are there, on the CPU. A segment at a
     level runs when a whole batch waits for it, or when the oldest image waits there and is `MAX_LAG` batches
     behind the newest; at the end of input, with what there is. So at most a batch waits in each queue, and at
     most `MAX_LAG` and one batches of results wait for others.
@@ -199,7 +200,7 @@ def stream_routes(network: Network, feed: Feed) -> Iterator[Routes]:
         feed: The images.
 
     Yields:
-        What `quee_hf.execution.routed.routed_forward` gives for the image.
+        What `quee_hf.execution.routed.routed_forward` gives, for those images that come next.
     """
     pool = _Pool(network, feed.batch_size)
     for pixel_values, cost_lambda in feed:
