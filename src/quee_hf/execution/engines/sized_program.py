@@ -20,11 +20,10 @@ class _Fixed(NamedTuple):
 class SizedProgram:
     """Runs a graph, on batches of one size faster than on others.
 
-    What is compiled for one batch size takes 5 to 20 % less time than what is compiled for any. The first
-    size to come is compiled for. At the second the graph is compiled for any size, too; what was made for
-    the first is dropped unless it has been used often. Another size is compiled for in place of the first
-    when it comes often enough in a row; how often that is doubles each time. So at most two programs are
-    kept.
+    What is compiled for one batch size is faster than what is compiled for any. The first size to come is
+    compiled for. At the second the graph is compiled for any size, too; what was made for the first is
+    dropped unless it has been used often. Another size is compiled for in place of the first when it comes
+    often enough in a row; how often that is doubles each time. So at most two programs are kept.
 
     Args:
         compile: Makes a program for a batch size, or for any, `None`.
