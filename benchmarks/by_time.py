@@ -16,7 +16,10 @@ import quee_hf
 from quee_hf import QuEEForImageClassification
 from quee_hf.build.roles import OPERATING_POINTS
 from quee_hf.build.stages import load_outputs
+from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 
+# As dense as users would search for the cheapest within a drop; those by default are for a first look.
+LAMBDAS = sorted({*DEFAULT_LAMBDAS, *(step / 200 for step in range(61))})
 MAX_DROP = 0.005  # accuracy that the default lambda may lose
 
 
@@ -41,7 +44,7 @@ def main() -> None:
     model.set_cost_model("latency")
     outputs, _ = load_outputs(arguments.run / "stages" / "5-path-outputs")
     kept = outputs.select(torch.tensor(rows_of(arguments.run, OPERATING_POINTS)))
-    for point in model.fit_operating_points(kept, max_accuracy_drop=MAX_DROP):
+    for point in model.fit_operating_points(kept, lambdas=LAMBDAS, max_accuracy_drop=MAX_DROP):
         values = (point["cost_lambda"], point["latency_ms"], 100 * point["accuracy"])
         print("lambda {:5.3f}: {:.2f} ms, {:.2f} %".format(*values))
     model.save_pretrained(arguments.output)

@@ -1,6 +1,10 @@
 """`QuEEImageClassifierOutput`: what a forward returns."""
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Self
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -28,3 +32,27 @@ class QuEEImageClassifierOutput(ModelOutput):
     cost: Tensor | None = None
     error_probability: Tensor | None = None
     all_logits: Tensor | None = None
+
+    # A stream makes one of these for each image. What `ModelOutput` does when it is made, which allows for
+    # fields of any kind, takes longer than the gates of that image.
+    def __post_init__(self) -> None:
+        """Do nothing: fields that are set are items already."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, which is an item, too, if it is a field and not `None`."""
+        if value is not None and name in _names(type(self)):
+            OrderedDict.__setitem__(self, name, value)
+        object.__setattr__(self, name, value)
+
+    def split(self) -> Iterator[Self]:
+        """Return the output of each image, a batch of one, on the CPU, with memory of its batch alone."""
+        names = [name for name in self if name != "loss"]
+        # Copied once, outside of what may be inference mode, whose tensors could not be changed in place.
+        parts = [self.__dict__[name].cpu().clone().split(1) for name in names]
+        for part in zip(*parts, strict=True):
+            yield type(self)(**dict(zip(names, part, strict=True)))
+
+
+@cache
+def _names(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))

@@ -62,12 +62,21 @@ class TestEmbedding:
         (found,) = run(embedding_graph(embedding(model), num_tokens(model.config)), pixel_values)
         torch.testing.assert_close(found, model.embed(pixel_values), **FLOATS)
 
-    def test_positions_of_another_size_are_interpolated_once(self):
+    @pytest.mark.parametrize("size", [56, 60])
+    def test_positions_of_another_size_are_interpolated_once(self, size):
         with torch.inference_mode(False):
-            model = wrap(VARIANTS["dinov2"].build(num_blocks=1), exit_blocks=[1], image_size=56)
-        pixel_values = images(2, 56)
+            model = wrap(VARIANTS["dinov2"].build(num_blocks=1), exit_blocks=[1], image_size=size)
+        pixel_values = images(2, size)
         (found,) = run(embedding_graph(embedding(model), num_tokens(model.config)), pixel_values)
         torch.testing.assert_close(found, model.embed(pixel_values), **FLOATS)
+
+    def test_overlapping_patches_are_refused(self):
+        with torch.inference_mode(False):
+            model = wrap(VARIANTS["vit"].build(num_blocks=1), exit_blocks=[1])
+        parts = embedding(model)
+        parts.convolution.stride = (1, 1)
+        with pytest.raises(ValueError, match=r"in steps of \(1, 1\)"):
+            embedding_graph(parts, num_tokens(model.config))
 
 
 class TestExit:

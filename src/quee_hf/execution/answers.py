@@ -65,7 +65,7 @@ def answer_stream(
 def _routed_outputs(network: Network, feed: Feed) -> Iterator[QuEEImageClassifierOutput]:
     router = network.router
     for routes in stream_routes(network, feed):
-        yield from _one_by_one(_routed_output(routes, router))
+        yield from _routed_output(routes, router).split()
 
 
 def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
@@ -84,17 +84,8 @@ def _forced_outputs(network: Network, feed: Feed, path: ForcedPath) -> Iterator[
     for pixel_values, _ in feed:
         with torch.inference_mode():
             output = _forced_output(network, pixel_values, path)
-        yield from _one_by_one(output)
+        yield from output.split()
     feed.raise_failure()
-
-
-def _one_by_one(output: QuEEImageClassifierOutput) -> Iterator[QuEEImageClassifierOutput]:
-    """Yield the output of each image of a batch, on the CPU."""
-    # Copied, so that an output that is kept does not keep its whole batch; and outside the inference mode,
-    # whose tensors could not be changed in place.
-    parts = [[part.clone() for part in tensor.cpu().split(1)] for tensor in output.to_tuple()]
-    for part in zip(*parts, strict=True):
-        yield QuEEImageClassifierOutput(**dict(zip(output, part, strict=True)))
 
 
 def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> QuEEImageClassifierOutput:

@@ -61,9 +61,20 @@ def choose_paths(
     Source:
         Regol et al. 2024 (arXiv:2406.14404), Eq. (18).
     """
+    cheapest_first = costs.argsort(kind="stable")
+    if reachable is not None:
+        reachable = reachable[:, cheapest_first]
+    found = first_best(errors[:, cheapest_first], costs[cheapest_first], cost_lambda, reachable)
+    chosen: Indices = cheapest_first[found]
+    return chosen
+
+
+def first_best(
+    errors: Floats, costs: Floats, cost_lambda: Floats, reachable: NDArray[np.bool_] | None
+) -> Indices:
+    """Do what `choose_paths` does for paths that are in the order of their costs, the cheapest first."""
     losses = errors + np.minimum(cost_lambda, _COST_ALONE)[:, None] * costs
     if reachable is not None:
         losses[~reachable] = np.inf
-    cheapest_first = costs.argsort(kind="stable")
-    chosen: Indices = cheapest_first[losses[:, cheapest_first].argmin(axis=1)]  # the first of equals
+    chosen: Indices = losses.argmin(axis=1)  # the first of equals
     return chosen

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quee_hf.paths import PathTree
-from quee_hf.routing.policy import Floats, Indices, choose_paths
+from quee_hf.routing.policy import Floats, Indices, first_best
 
 ROOT = -1
 
@@ -18,6 +18,15 @@ class Decision(NamedTuple):
 
     next_node: Indices  # (batch,); the image's own node if it is to leave here
     error: Floats  # (batch,); predicted error of the path the gate aims for
+
+
+class _Options(NamedTuple):
+    """The paths that may be chosen at one depth, the cheapest first."""
+
+    columns: Indices  # of what a gate there predicts
+    costs: Floats
+    before: Indices | None  # the node that each passes at this depth, where images stand; none at the root
+    after: Indices  # and one segment further
 
 
 class Router:
@@ -34,7 +43,6 @@ class Router:
         self.tree = tree
         self.costs = costs
         self.choices = np.ones(len(tree.paths), dtype=bool) if choices is None else choices
-        self._costs = costs.numpy()
         longest = len(tree.paths[-1])
         # One row per path, level indices and then -1 for segments that do not run.
         rows = [[*path, *[-1] * (longest - len(path))] for path in tree.paths]
@@ -46,8 +54,15 @@ class Router:
             [(self._children(node) or [node])[0] for node in (*range(len(tree.paths)), ROOT)]
         )
         self._first = [tree.first_at_depth(depth) for depth in range(longest + 1)]
-        chosen = self.choices.nonzero()[0]
-        self._candidates = [chosen[chosen >= first] for first in self._first]  # at each depth
+        self._options = [self._options_at(depth) for depth in range(longest)]
+
+    def _options_at(self, depth: int) -> _Options:
+        costs, first = self.costs.numpy(), self._first[depth]
+        nodes = self.choices.nonzero()[0]
+        nodes = nodes[nodes >= first]
+        nodes = nodes[costs[nodes].argsort(kind="stable")]
+        before = self._passed[nodes, depth - 1] if depth else None
+        return _Options(nodes - first, costs[nodes], before, self._passed[nodes, depth])
 
     def _children(self, node: int) -> list[int]:
         return [child for child in self.tree.children(node) if self.choices[child]]
@@ -87,8 +102,8 @@ class Router:
             errors: `(batch, paths of at least this depth)`, predicted error probabilities.
             cost_lambda: `(batch,)`.
         """
-        candidates = self._candidates[depth]
-        errors = errors[:, candidates - self._first[depth]]
-        reachable = self._passed[candidates, depth - 1] == node[:, None] if depth else None
-        chosen = choose_paths(errors, self._costs[candidates], cost_lambda, reachable)
-        return Decision(self._passed[candidates[chosen], depth], errors[np.arange(len(node)), chosen])
+        columns, costs, before, after = self._options[depth]
+        errors = errors[:, columns]
+        reachable = None if before is None else before == node[:, None]
+        chosen = first_best(errors, costs, cost_lambda, reachable)
+        return Decision(after[chosen], errors[np.arange(len(node)), chosen])
