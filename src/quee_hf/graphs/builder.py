@@ -25,7 +25,6 @@ class GraphBuilder:
     """
 
     FLOAT = TensorProto.FLOAT
-    BATCH = "batch"  # name of the free dimension
 
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -36,7 +35,7 @@ class GraphBuilder:
 
     def add_input(self, name: str, shape: tuple[int, ...]) -> str:
         """Add an input, `shape` without the batch, and return its name."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.BATCH, *shape]))
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
         return name
 
     def constant(self, value: NDArray[Any] | Tensor | float | list[int]) -> str:
@@ -72,8 +71,13 @@ class GraphBuilder:
         return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.eps)
 
     def linear(self, x: str, weight: Tensor, bias: Tensor | None) -> str:
-        """Add a linear layer in floats; `weight` is `(out, in)`."""
-        product = self.add("MatMul", x, self.constant(weight.detach().float().T))
+        """Add a linear layer in floats; `weight` is `(out, in)`.
+
+        It is turned round in the graph: what OpenVINO makes of a weight that is turned already is kept beside
+        it.
+        """
+        turned = self.add("Transpose", self.constant(weight.detach().float()), perm=[1, 0])
+        product = self.add("MatMul", x, turned)
         return product if bias is None else self.add("Add", product, self.constant(bias))
 
     def codes(self, x: str, layer: IntegerLinear) -> str:
@@ -110,7 +114,7 @@ class GraphBuilder:
     def output(self, value: str, name: str, shape: tuple[int, ...]) -> None:
         """Name a value as an output of the graph, `shape` without the batch."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [self.BATCH, *shape]))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
 
     def model(self, name: str) -> onnx.ModelProto:
         """Return the graph as an ONNX model."""
