@@ -19,7 +19,7 @@ from quee_hf.execution.timing import Clock, PartTimes, time_parts
 from quee_hf.machine import this_machine
 from quee_hf.measurements import Profile
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.routing.measured_costs import latency_table
+from quee_hf.routing.measured_costs import latency_table, time_of_half
 
 DEFAULT_BATCH_SIZES = (1, 8, 32)
 _DECIMALS = 6  # of milliseconds
@@ -38,8 +38,9 @@ def profile(
 
     The model's current engine is measured, on its device, and the result kept in `config.record["profile"]`.
     `config.cost_table` becomes the time of each segment at each level, with the exit and the decision after
-    it; levels that are equally fast cost exactly the same in it (`quee_hf.routing.measured_costs` says when
-    they are). After `model.set_cost_model("latency")` the model routes by it.
+    it. Levels that are equally fast cost exactly the same in it, and so does a faster one beside which it is
+    quicker not to divide batches; `quee_hf.routing.measured_costs` says when. After
+    `model.set_cost_model("latency")` the model routes by it.
 
     Operating points at other costs stay, but for their `latency_ms`, which `model.fit_operating_points`
     measures anew. If the model routes by time already, its operating points are forgotten.
@@ -72,7 +73,8 @@ def profile(
             share = (end - clock()) / (len(sizes) - number)
             times[size] = time_parts(network, pixel_values[:size], max_seconds=share, clock=clock)
         found = _describe(model, times, chosen)
-    _keep(model, found, latency_table(times[chosen].segments, times[chosen].after_segments))
+    half = time_of_half({size: np.median(each.segments, axis=-1) for size, each in times.items()}, chosen)
+    _keep(model, found, latency_table(times[chosen].segments, times[chosen].after_segments, half))
     return found
 
 

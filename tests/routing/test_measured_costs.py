@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from quee_hf.routing.measured_costs import are_equally_fast, latency_table, merge_levels
+from quee_hf.routing.measured_costs import (
+    are_equally_fast,
+    latency_table,
+    merge_levels,
+    settle_for_the_more_exact,
+    time_of_half,
+)
 
 
 def times(milliseconds, noise=0.0, rounds=41, seed=0):
@@ -70,3 +76,46 @@ def test_a_table_is_of_segments_with_what_comes_after_them():
     segments = np.stack([np.stack([times(8.0), times(4.0)]), np.stack([times(6.0), times(3.0)])])
     after = np.stack([times(0.5), times(0.25)])
     assert latency_table(segments, after) == [[8.5, 4.5], [6.25, 3.25]]
+
+
+class TestTimeOfHalf:
+    def test_a_batch_takes_what_lies_between_those_measured(self):
+        # Batches of 8 take 16, of 32 take 32: those of 16 a third of the way, 21.3.
+        found = time_of_half({1: np.array([9.0]), 8: np.array([2.0]), 32: np.array([1.0])}, 32)
+        assert found == pytest.approx([(16 + 16 / 3) / 16])
+
+    def test_a_size_that_was_measured_is_taken_as_it_is(self):
+        assert time_of_half({4: np.array([3.0, 2.0]), 8: np.array([2.0, 1.5])}, 8).tolist() == [3.0, 2.0]
+
+    @pytest.mark.parametrize("sizes", [[1], [8], [6, 8]])
+    def test_what_was_not_measured_is_not_guessed(self, sizes):
+        assert time_of_half({size: np.array([1.0]) for size in sizes}, max(sizes)) is None
+
+
+class TestSettleForTheMoreExact:
+    def settle(self, whole, half, costs=None):
+        return settle_for_the_more_exact(costs or list(whole), np.array(whole), np.array(half))
+
+    def test_where_batches_cost_nothing_every_faster_level_pays(self):
+        assert self.settle([4.0, 3.5, 3.0], [4.0, 3.5, 3.0]) == [4.0, 3.5, 3.0]
+
+    def test_a_gain_that_dividing_eats_up_is_none(self):
+        assert self.settle([4.0, 3.5], [4.4, 3.6]) == [4.0, 4.0]
+        assert self.settle([4.0, 3.5], [4.2, 3.7]) == [4.0, 3.5]
+
+    def test_a_level_that_is_given_up_is_not_compared_with(self):
+        # The second settles for the first; beside it the third would not pay, beside the first it does.
+        assert self.settle([4.0, 3.6, 3.0], [4.5, 4.0, 3.4]) == [4.0, 4.0, 3.0]
+
+    def test_slower_and_equal_levels_keep_what_they_take(self):
+        assert self.settle([4.0, 6.0, 4.0], [5.0, 7.0, 5.0]) == [4.0, 6.0, 4.0]
+
+    def test_costs_are_those_of_the_segment(self):
+        assert self.settle([4.0, 3.5], [4.4, 3.6], [1.0, 0.9]) == [1.0, 1.0]
+
+
+def test_a_table_knows_of_halves():
+    segments = np.stack([np.stack([times(8.0), times(7.0)]), np.stack([times(6.0), times(5.0)])])
+    after = np.zeros((2, 41))
+    assert latency_table(segments, after, np.array([[8.1, 7.1], [6.1, 5.1]])) == [[8.0, 7.0], [6.0, 5.0]]
+    assert latency_table(segments, after, np.array([[9.0, 8.0], [7.0, 6.0]])) == [[8.0, 8.0], [6.0, 6.0]]
