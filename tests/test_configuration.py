@@ -13,6 +13,21 @@ from transformers import AutoConfig, CLIPVisionConfig, Dinov2Config, ViTConfig
 from quee_hf import IncompatibleCheckpointError, QuEEConfig
 from quee_hf.configuration import FORMAT_VERSION
 
+CERTIFICATE = {
+    "promise": "accuracy",
+    "max_accuracy_drop": 0.01,
+    "confidence": 0.95,
+    "method": "betting",
+    "cost_lambda": 0.2,
+    "cost": 0.5,
+    "observed": 0.001,
+    "num_images": 2000,
+    "data": "ab12",
+    "cost_model": "latency",
+    "engine": "openvino",
+    "weights": "cd34",
+    "date": "2026-11-22",
+}
 POINT = {"cost_lambda": 0.1, "cost": 0.5, "accuracy": 0.9, "num_images": 10, "latency_ms": 4.5}
 FULL = {
     "backbone_config": ViTConfig(num_hidden_layers=6, image_size=48, patch_size=8).to_dict(),
@@ -42,7 +57,7 @@ FULL = {
     "cost_table": [[4.0, 3.0, 2.0, 1.0]] * 3,
     "operating_points": [{**POINT, "cost_model": "latency"}],
     "record": {"license": "mit", "profile": make_profile(3, 4)},
-    "certificates": [{"max_accuracy_drop": 0.01}],
+    "certificates": [CERTIFICATE],
     "cost_lambda": 0.1,
     "logit_scale": 100.0,
     "trained_parts": ["gates", "heads"],
@@ -152,6 +167,8 @@ INVALID = [
     ({"quantization": {"method": "mse", "kept": {"1.fc2": 9}}}, "bit-width 2 to 8, 'bf16' or 'fp32', got 9"),
     ({"record": {"weather": "fine"}}, r"`record` may hold .*got \['weather'\]"),
     ({"record": {"profile": make_profile(2, 2)}}, "'segments' of shape"),
+    ({"certificates": [{"promise": "accuracy"}]}, "`certificates` must have the fields"),
+    ({"certificates": [{**CERTIFICATE, "cost_lambda": math.nan}]}, "must hold finite numbers"),
     ({"operating_points": [{"cost": 1.0}]}, "`operating_points` must have 'cost_lambda'"),
     ({"operating_points": [{**POINT, "cost_model": "flops"}]}, "were measured at costs in 'flops'"),
     # validate_costs

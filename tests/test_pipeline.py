@@ -24,6 +24,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 from quee_hf import QuEEForImageClassification
+from quee_hf.certification import fingerprint_of_weights
 from quee_hf.errors import BadImageError, NotReadyError
 from quee_hf.pipeline import (
     ImageClassificationDispatch,
@@ -535,6 +536,31 @@ class TestRoutingArguments:
             assert found["scores"][0]["score"] == pytest.approx(exact["scores"][0]["score"], abs=0.02)
         with pytest.raises(ValueError, match="`engine` must be one of"):
             pipeline(TASK, model=saved, device="cpu", engine="cuda")
+
+    def test_max_accuracy_drop_takes_a_certified_lambda(self, saved, pictures, expected):
+        model = QuEEForImageClassification.from_pretrained(saved)
+        certificate = {
+            "promise": "accuracy",
+            "max_accuracy_drop": 0.01,
+            "confidence": 0.95,
+            "method": "betting",
+            "cost_lambda": COST_LAMBDA,
+            "cost": 0.5,
+            "observed": 0.0,
+            "num_images": 1000,
+            "data": "",
+            "cost_model": model.config.cost_model,
+            "engine": "torch",
+            "weights": fingerprint_of_weights(model),
+            "date": "2026-11-22",
+        }
+        model.config.certificates = [certificate]
+        classify = pipeline(TASK, model=model, image_processor=processor(), return_routing=True, device="cpu")
+        assert_same(classify(pictures, max_accuracy_drop=0.02), expected)
+        with pytest.raises(ValueError, match="No certificate covers"):
+            classify("not read", max_accuracy_drop=0.005)
+        with pytest.raises(ValueError, match="at most one of"):
+            classify("not read", max_accuracy_drop=0.02, cost_lambda=0.1)
 
     def test_target_latency_takes_an_operating_point(self, saved, pictures, expected):
         timed = [{**point, "latency_ms": 10 * point["cost"]} for point in OPERATING_POINTS]

@@ -6,6 +6,7 @@ pipeline for image classification.
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from quee_hf.certification import certify
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import (
     BadDatasetError,
@@ -41,6 +42,7 @@ __all__ = [
     "UnsupportedBackboneError",
     "add_level",
     "calibrate",
+    "certify",
     "load_calibration",
     "profile",
     "quantize",

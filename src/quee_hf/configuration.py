@@ -9,7 +9,14 @@ from transformers.configuration_utils import SubConfigSpec
 
 from quee_hf.errors import IncompatibleCheckpointError
 from quee_hf.levels import Level, check_levels
-from quee_hf.measurements import Profile, check_cost_table, check_points, check_record, without
+from quee_hf.measurements import (
+    Profile,
+    check_certificates,
+    check_cost_table,
+    check_points,
+    check_record,
+    without,
+)
 from quee_hf.schemes import QuantizationScheme, check_kept
 
 FORMAT_VERSION = 2
@@ -74,7 +81,7 @@ class QuEEConfig(PreTrainedConfig):
             `quee_hf.profile` makes one, in milliseconds.
         operating_points: Measured `{"cost_lambda", "cost", "accuracy", "num_images", "cost_model"}`, and
             "latency_ms" if there is a profile; ascending in lambda.
-        certificates: Accuracy guarantees; `None` when nothing has been certified.
+        certificates: As `quee_hf.certify` makes them; `None` when nothing has been certified.
         cost_lambda: Default operating point; `None` runs every image through the whole network at the
             most exact level.
         logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
@@ -288,6 +295,7 @@ class QuEEConfig(PreTrainedConfig):
             check_kept(self.scheme.kept, getattr(self.backbone_config, "num_hidden_layers", None))
         check_record(self.record, self.num_exits, len(self.levels))
         check_points(self.operating_points, self.cost_model)
+        check_certificates(self.certificates)
 
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""

@@ -33,6 +33,35 @@ class Profile(TypedDict):
     decisions: list[list[Spread]]  # after each exit but the last
 
 
+class Certificate(TypedDict):
+    """That a lambda keeps a promise, as `quee_hf.certify` finds it."""
+
+    promise: str  # "accuracy" or "consistency", against the whole network at its most exact level
+    max_accuracy_drop: float
+    confidence: float
+    method: str
+    cost_lambda: float
+    cost: float  # mean over the images
+    observed: float  # drop, on the images
+    num_images: int
+    data: str  # SHA-256 that tells the images
+    cost_model: str
+    engine: str
+    weights: str  # SHA-256
+    date: str
+
+
+def check_certificates(certificates: Sequence[Mapping[str, Any]] | None) -> None:
+    """Raise `ValueError` unless certificates say what they must."""
+    fields = Certificate.__annotations__
+    for each in certificates or ():
+        if not isinstance(each, Mapping) or set(each) != set(fields):
+            raise ValueError(f"`certificates` must have the fields {list(fields)}, got {each}.")
+        numbers = [each[name] for name in ("max_accuracy_drop", "confidence", "cost_lambda", "cost")]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            raise ValueError(f"`certificates` must hold finite numbers, got {numbers}.")
+
+
 def path_milliseconds(profile: Profile, path: Sequence[int], batch_size: int) -> float:
     """Return the median time of an image along a path: embedding, segments, exits and decisions.
 

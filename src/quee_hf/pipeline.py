@@ -15,6 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import ModelOutput
 
+from quee_hf.certification import certified_lambda
 from quee_hf.checkpoints import check_processor
 from quee_hf.configuration import QuEEConfig
 from quee_hf.execution.operating_points import lambda_within
@@ -22,6 +23,13 @@ from quee_hf.images import fetch_rgb
 from quee_hf.levels import Level
 
 _TASK = "image-classification"
+# Arguments that say how to route, and the highest number that each may be; and "path", which is none.
+_HIGHEST = {
+    "cost_lambda": math.inf,
+    "target_cost": 1.0,
+    "target_latency_ms": math.inf,
+    "max_accuracy_drop": 1.0,
+}
 
 
 class Routing(TypedDict):
@@ -43,7 +51,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     list, and `"routing"`, a `Routing`.
 
     The arguments below may be given when the pipeline is made, as its defaults, or when it is called, for
-    that call. At most one of the first four may be given at once; one in a call replaces any that the
+    that call. At most one of the first five may be given at once; one in a call replaces any that the
     pipeline was made with. Without any, the config's `cost_lambda` holds; if that is `None`, every image runs
     the whole network at its most exact level. One lambda serves a whole call: for one per image, call the
     model itself.
@@ -65,6 +73,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             operating points that cost no more.
         target_latency_ms: Highest mean time of an image, in milliseconds: the same by times that
             `quee_hf.profile` measured.
+        max_accuracy_drop: Accuracy, in [0, 1], that may be lost against the whole network: takes the cheapest
+            lambda that is certified for it (`quee_hf.certify`).
         path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
         engine: What runs the network from here on, as `model.set_engine` takes it; the model's own if not
             given.
@@ -98,41 +108,32 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         """Accept the model: the list of stock models, which transformers compares with, cannot hold it."""
 
     def _sanitize_parameters(  # type: ignore[override]
-        self,
-        *,
-        cost_lambda: float | None = None,
-        target_cost: float | None = None,
-        target_latency_ms: float | None = None,
-        path: Sequence[Level] | None = None,
-        engine: str | None = None,
-        return_routing: bool | None = None,
-        **kwargs: Any,
+        self, *, engine: str | None = None, return_routing: bool | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Check the arguments of a call, or the defaults, and say which step each is for."""
+        route = {name: kwargs.pop(name, None) for name in (*_HIGHEST, "path")}
         preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)  # type: ignore[no-untyped-call]
         if engine is not None and engine != self.model.engine:
             cast(Any, self.model).set_engine(engine)
         if return_routing is not None:
             postprocess["return_routing"] = bool(return_routing)
-        targets = {"target_cost": target_cost, "target_latency_ms": target_latency_ms}
-        return preprocess, self._route(cost_lambda, targets, path), postprocess
+        return preprocess, self._route(route), postprocess
 
-    def _route(
-        self, cost_lambda: float | None, targets: dict[str, float | None], path: Sequence[Level] | None
-    ) -> dict[str, Any]:
+    def _route(self, route: dict[str, Any]) -> dict[str, Any]:
         """Return the model's routing arguments, both if any is given: a call's then replace the defaults."""
-        choices = {"cost_lambda": cost_lambda, **targets, "path": path}
-        given = [f"`{name}`" for name, value in choices.items() if value is not None]
+        given = {name: value for name, value in route.items() if value is not None}
         if len(given) > 1:
-            raise ValueError(f"Give at most one of {', '.join(given)}: each alone says how to route.")
-        if path is not None:
-            return {"cost_lambda": None, "path": self._checked_path(path)}
-        for name, highest in (("target_cost", 1.0), ("target_latency_ms", math.inf)):
-            if (target := targets[name]) is not None:
-                limit = {name: _checked_number(name, target, highest)}
-                return {"cost_lambda": lambda_within(cast(Any, self.model), **limit), "path": None}
-        if cost_lambda is not None:
-            return {"cost_lambda": _checked_number("cost_lambda", cost_lambda, math.inf), "path": None}
+            names = ", ".join(f"`{name}`" for name in given)
+            raise ValueError(f"Give at most one of {names}: each alone says how to route.")
+        for name, value in given.items():
+            if name == "path":
+                return {"cost_lambda": None, "path": self._checked_path(value)}
+            number = _checked_number(name, value, _HIGHEST[name])
+            if name == "max_accuracy_drop":
+                number = certified_lambda(cast(Any, self.model), number)
+            elif name != "cost_lambda":
+                number = lambda_within(cast(Any, self.model), **{name: number})
+            return {"cost_lambda": number, "path": None}
         return {}
 
     def _checked_path(self, path: Sequence[Level]) -> list[Level]:

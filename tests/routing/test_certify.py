@@ -129,3 +129,41 @@ class TestLosses:
 
     def test_safest_first(self):
         assert safest_first([0.5, 0, 0.5, 0.1]) == [0.0, 0.1, 0.5]
+
+
+STEPS = np.linspace(0, 1, 60)  # how far lambda has gone from the safest to the cheapest
+COSTS = 1 - 0.7 * STEPS
+# How often images are lost and rescued at each step: only lost; both, the losses rising late and steeply as
+# they do with QuEE's gates; and as much as LRA-EE reports of an INT8 CLIP.
+POPULATIONS = {
+    "lost": (0.05 * STEPS**2, 0 * STEPS),
+    "both": (0.12 * STEPS**3, 0.02 * STEPS),
+    "churn": (0.18 * STEPS**2, 0.095 * STEPS**0.5),
+}
+
+
+def draw_population(random, count, lost, rescued):
+    """Return `(steps, count)` losses; an image that is lost at a step is lost at all later ones."""
+    where = random.random(count)[None]
+    gone, saved = where < lost[:, None], where > 1 - rescued[:, None]
+    return gone.astype(np.float64) - saved
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_the_promise_holds(population, method):
+    seeds, count, limit = 200, 5000, 0.01
+    lost, rescued = POPULATIONS[population]
+    drop = lost - rescued
+    broken, costs = 0, []
+    for seed in range(seeds):
+        losses = draw_population(np.random.default_rng(seed), count, lost, rescued)
+        row = last_certified(losses, limit, LEVEL, METHODS[method])
+        broken += row is not None and drop[row] > limit
+        costs.append(1.0 if row is None else COSTS[row])
+    assert broken <= seeds * LEVEL + 3 * math.sqrt(seeds * LEVEL * (1 - LEVEL))
+    best = COSTS[np.flatnonzero(drop > limit)[0] - 1]
+    if method == "betting" or population == "lost":
+        assert np.mean(costs) <= 1.1 * best
+    else:
+        assert np.mean(costs) > 1.1 * best  # rescues do not count, and losses alone are too many

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from quee_hf.cli.build import build
 from quee_hf.cli.card import card
+from quee_hf.cli.certify import certify
 from quee_hf.cli.compare import compare
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
@@ -99,7 +100,8 @@ def _quee(
 
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
-    measures it, `profile` times it, and `predict` classifies images with it. `quantize` makes a
+    measures it, `profile` times it, `certify` says what it promises, and `predict` classifies images with
+    it. `quantize` makes a
     classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
     and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
@@ -121,6 +123,7 @@ for _verb in (
     train_gates,
     evaluate,
     profile,
+    certify,
     compare,
     noise,
     rescue,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, path_text, show, show_json, show_table
-from quee_hf.cli.times import show_points, show_times
+from quee_hf.cli.times import show_certificates, show_points, show_times
 
 if TYPE_CHECKING:
     from quee_hf.configuration import QuEEConfig
@@ -50,6 +50,7 @@ def _inspect(source: str, revision: str) -> dict[str, Any]:
             for path, cost in zip(paths, costs, strict=True)
         ],
         "operating_points": config.operating_points,
+        "certificates": config.certificates,
         "profile": config.profile,
         "times": timed_paths(config),
     }
@@ -120,5 +121,7 @@ def _summarize(found: dict[str, Any]) -> None:
     )
     if found["operating_points"]:
         show_points(found["operating_points"])
+    if found["certificates"]:
+        show_certificates(found["certificates"])
     if found["profile"]:
         show_times(found["profile"], found["times"])

@@ -7,15 +7,14 @@ import typer
 
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
+from quee_hf.cli.keeping import check_place, keep_measured
 from quee_hf.cli.times import show_points, show_times
 
 if TYPE_CHECKING:
     from quee_hf.configuration import QuEEConfig
-    from quee_hf.modeling import QuEEForImageClassification
 
 _FEW_RUNS = 9
 _HOW = "How to measure"  # panel
-_KEPT = ("record", "cost_model", "cost_table", "operating_points", "certificates", "cost_lambda")
 
 
 class _Plan(NamedTuple):
@@ -81,8 +80,7 @@ def profile(
 
         quee profile run/model --engine openvino --threads 2 --data photos/held-out
     """
-    if output is None and not Path(model).is_dir():
-        raise ValueError(f"Times are kept in the model's directory, which {model} is not: give --output.")
+    check_place(model, output)
     how: dict[str, Any] = {
         "batch_sizes": options.parse_integers(batch_sizes, "--batch-sizes"),
         "batch_size": batch_size,
@@ -106,13 +104,10 @@ def _profile(
     plan: _Plan | None,
     output: Path | None,
 ) -> "QuEEConfig":
-    from quee_hf.build.quantization import check_output
     from quee_hf.build.refitting import read_measuring_images, refit_operating_points
     from quee_hf.cli.loading import load_model
     from quee_hf.profile import profile as measure
 
-    if output is not None:
-        check_output(output)
     model, image_processor = load_model(source[0], source[2], source[1])
     model.set_engine(engine)
     images = None if plan is None else read_measuring_images(model, plan, say)
@@ -120,31 +115,8 @@ def _profile(
     if plan is not None and images is not None:
         model.set_cost_model("latency")
         refit_operating_points(model, image_processor, images, plan.data)
-    if output is None:
-        _keep(Path(source[0]), model)
-    else:
-        _save(output, model, image_processor)
+    keep_measured(source[0], output, model, image_processor)
     return model.config
-
-
-def _keep(folder: Path, model: "QuEEForImageClassification") -> None:
-    """Write what was measured into the model's config, and its card anew; its weights stay as they are."""
-    from quee_hf.configuration import QuEEConfig
-    from quee_hf.hub.card import write_card
-
-    config = QuEEConfig.from_pretrained(folder)
-    for name in _KEPT:
-        setattr(config, name, getattr(model.config, name))
-    config.save_pretrained(folder)
-    write_card(folder, config)
-
-
-def _save(output: Path, model: "QuEEForImageClassification", image_processor: Any) -> None:
-    from quee_hf.checkpoints import atomic_directory
-
-    with atomic_directory(output) as staging:
-        model.save_pretrained(staging)
-        image_processor.save_pretrained(staging)
 
 
 def _describe(source: str, config: "QuEEConfig", output: Path | None) -> dict[str, Any]:

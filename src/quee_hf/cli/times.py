@@ -1,4 +1,4 @@
-"""How verbs show times and operating points."""
+"""How verbs show times, operating points and certificates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,5 +39,24 @@ def show_points(points: Sequence[Mapping[str, Any]]) -> None:
                 f"{point['accuracy']:.1%}",
             )
             for point in points
+        ],
+    )
+
+
+def show_certificates(certificates: Sequence[Mapping[str, Any]]) -> None:
+    """Show what a model promises."""
+    show_table(
+        "Certificates",
+        ("lose at most", "confidence", "lambda", "cost", "images", "engine"),
+        [
+            (
+                f"{each['max_accuracy_drop']:.2%} ({each['promise']})",
+                f"{each['confidence']:.0%}",
+                f"{each['cost_lambda']:g}",
+                f"{each['cost']:.3f}",
+                str(each["num_images"]),
+                each["engine"],
+            )
+            for each in certificates
         ],
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from quee_hf.configuration import QuEEConfig
+from quee_hf.hub.promises import promises_section
 from quee_hf.hub.times import times_section
 from quee_hf.intervals import wilson_interval
 from quee_hf.tables import markdown_table
@@ -123,7 +124,7 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     return (
         "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
         f"Measured on {points[0]['num_images']} images{_used(config)}. Other images cost and err differently:"
-        f" these are measurements, not guarantees.\n\n{markdown_table(header, rows)}"
+        f" these are measurements, no promises.\n\n{markdown_table(header, rows)}"
     )
 
 
@@ -254,6 +255,7 @@ SECTIONS: tuple[Callable[[QuEEConfig, str | None], str], ...] = (
     _what,
     _use,
     _points,
+    promises_section,
     _test,
     _networks,
     _quantization,

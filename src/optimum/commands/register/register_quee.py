@@ -14,6 +14,7 @@ VERBS = (
     "train-gates",
     "evaluate",
     "profile",
+    "certify",
     "compare",
     "noise",
     "rescue",

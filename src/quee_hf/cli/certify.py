@@ -1,0 +1,165 @@
+"""`quee certify`: the cheapest lambda that keeps a promise about accuracy."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from quee_hf.cli import options
+from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
+from quee_hf.cli.keeping import check_place, keep_measured
+
+_ROLE = "certification"
+_WHAT = "What to promise"  # panel
+
+
+class _Plan(NamedTuple):
+    data: str
+    limit: int | None
+    match_labels: str
+    skip_bad: bool
+
+
+def certify(
+    model: options.Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images used for nothing else: a folder with a subfolder per class, parquet files"
+            " (joined by commas), or a dataset on the Hub.",
+            rich_help_panel=options.SOURCES,
+        ),
+    ],
+    *,
+    max_accuracy_drop: Annotated[
+        str,
+        typer.Option(
+            help="Accuracy, in [0, 1], that may be lost; several, joined by commas, are certified each by"
+            " itself.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "0.01",
+    confidence: Annotated[
+        float, typer.Option(help="With which the promise holds.", rich_help_panel=_WHAT)
+    ] = 0.95,
+    promise: Annotated[
+        Literal["accuracy", "consistency"],
+        typer.Option(
+            help="accuracy: right at most that less often than the whole network. consistency: another class"
+            " than the whole network's at most that often, whatever the labels say.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "accuracy",
+    method: Annotated[
+        Literal["betting", "hoeffding_bentkus"],
+        typer.Option(
+            help="betting counts images that an early exit rescues; the other is the classical bound.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "betting",
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use this many of the images, evenly spread.", rich_help_panel=options.SOURCES
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the certified model, new or empty; the model's own if not given."),
+    ] = None,
+    engine: options.Engine = "torch",
+    match_labels: options.MatchLabels = "names",
+    revision: options.Revision = "main",
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    skip_bad: options.SkipBad = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find the cheapest operating point whose loss of accuracy is at most what you allow, with a guarantee.
+
+    What is found is kept in the model's config.json, shown in its card, and used by
+    `pipeline(..., max_accuracy_drop=0.01)`. Images that the model was made with are refused. That nothing can
+    be certified from these images is an answer, too: it comes with how many it would take.
+
+    **Example**
+
+        quee certify run/model --data photos/held-out --max-accuracy-drop 0.005,0.01
+    """
+    limits = options.parse_numbers(max_accuracy_drop, "--max-accuracy-drop")
+    check_place(model, output)
+    plan, what = _Plan(data, limit, match_labels, skip_bad), (promise, confidence, method)
+    with library_output_on_stderr():
+        result = _certify((model, revision, device), (engine, batch_size), plan, limits, what, output)
+    if as_json:
+        show_json(result)
+    else:
+        _summarize(result)
+
+
+def _certify(
+    source: tuple[str, str, str],
+    running: tuple[str, int],
+    plan: _Plan,
+    limits: list[float],
+    what: tuple[str, float, str],
+    output: Path | None,
+) -> dict[str, Any]:
+    from quee_hf.build.ingredients import read_matching
+    from quee_hf.build.records import check_unused, describe_roles, record_roles
+    from quee_hf.certification import Promise, certify_outputs, check_promise, keep
+    from quee_hf.cli.loading import load_model
+    from quee_hf.execution.path_outputs import collect_path_outputs
+
+    kind, confidence, method = what
+    for value in limits:
+        check_promise(value, confidence, kind, method)
+    model, image_processor = load_model(source[0], source[2], source[1])
+    model.check_gates_are_trained()
+    model.set_engine(running[0])
+    images = read_matching(plan.data, model, plan, say).spread(plan.limit)
+    model.config.forget_roles([_ROLE])
+    check_unused(model.config, images, plan.data)
+    prepared = images.with_processor(image_processor)
+    outputs = collect_path_outputs(model.network, prepared, batch_size=running[1], device=model.device)
+    found = []
+    for value in limits:
+        promise = Promise(kind, value, confidence, method, images.fingerprint)
+        result = certify_outputs(model, outputs, promise)
+        found.append({"max_accuracy_drop": value, **result._asdict()})
+        if result.certificate is not None:
+            keep(model, result.certificate)
+    record_roles(model.config, describe_roles(plan.data, {_ROLE: images}))
+    keep_measured(source[0], output, model, image_processor)
+    return {
+        "model": source[0],
+        "output": str(output or source[0]),
+        "data": {"source": plan.data, "num_images": len(images), "fingerprint": images.fingerprint},
+        "promise": kind,
+        "confidence": confidence,
+        "method": method,
+        "results": found,
+    }
+
+
+def _summarize(result: dict[str, Any]) -> None:
+    rows = []
+    for each in result["results"]:
+        certificate, needed = each["certificate"], each["images_needed"]
+        if certificate is not None:
+            cells = (
+                f"{certificate['cost_lambda']:g}",
+                f"{certificate['cost']:.3f}",
+                f"{certificate['observed']:+.2%}",
+                "",
+            )
+        else:
+            cells = ("-", "-", "-", f"about {needed}" if needed else "no number would do")
+        rows.append((f"{each['max_accuracy_drop']:.2%}", *cells))
+    share = f"{result['confidence']:.0%}"
+    show_table(
+        f"Certified with {share} confidence from {result['data']['num_images']} images ({result['promise']})",
+        ("lose at most", "lambda", "cost", "lost here", "images needed"),
+        rows,
+    )
+    show(f"Wrote {result['output']}")

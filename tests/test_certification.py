@@ -1,0 +1,153 @@
+"""Tests of `quee_hf.certify`: what is found, what is kept, and what a pipeline does with it."""
+
+import pytest
+import torch
+from tests.tiny import NUM_LABELS, generator, routable
+
+from quee_hf import NotReadyError, QuEEForImageClassification, certify
+from quee_hf.certification import LAMBDAS, certified_lambda, fingerprint_of_weights
+from quee_hf.execution.path_outputs import PathOutputs
+
+FIELDS = {"max_accuracy_drop": 0.05, "confidence": 0.95}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return routable()
+
+
+@pytest.fixture
+def model(trained):
+    trained.config.certificates = None
+    return trained
+
+
+def outputs_of(model, count, right=1.0, seed=0):
+    """Return outputs of a network whose paths are each right with a probability."""
+    random = generator(seed)
+    labels = torch.randint(NUM_LABELS, (count,), generator=random)
+    shape = count, len(model.paths)
+    is_right = torch.rand(shape, generator=random) < torch.as_tensor(right)
+    chosen = torch.where(is_right, labels[:, None], (labels[:, None] + 1) % NUM_LABELS)
+    logits = torch.nn.functional.one_hot(chosen, NUM_LABELS).float() * 5
+    return PathOutputs(logits, torch.rand(shape, generator=random), labels)
+
+
+class TestCertify:
+    def test_where_early_exits_lose_nothing_the_cheapest_is_certified(self, model):
+        found = certify(model, outputs_of(model, 400), **FIELDS)
+        assert found.images_needed is None
+        certificate = found.certificate
+        assert certificate["cost_lambda"] == LAMBDAS[-1]
+        assert certificate["observed"] == 0
+        assert (certificate["num_images"], found.num_images) == (400, 400)
+        assert certificate["engine"] == "torch"
+        assert model.config.certificates == [certificate]
+
+    def test_where_all_but_the_whole_network_lose_nothing_is_certified(self, model):
+        right = torch.full((len(model.paths),), 0.5)
+        right[model.paths.index((0,) * model.config.num_exits)] = 1.0
+        found = certify(model, outputs_of(model, 400, right), **FIELDS)
+        assert (found.certificate, found.images_needed) == (None, None)
+        assert model.config.certificates is None
+
+    def test_too_few_images_say_how_many_would_do(self, model):
+        found = certify(model, outputs_of(model, 20), **FIELDS)
+        assert found.certificate is None
+        assert 20 < found.images_needed < 200
+        again = certify(model, outputs_of(model, found.images_needed), **FIELDS)
+        assert again.certificate is not None
+
+    def test_consistency_needs_no_labels(self, model):
+        outputs = outputs_of(model, 400)
+        outputs = PathOutputs(outputs.logits, outputs.variance, torch.full_like(outputs.labels, -1))
+        found = certify(model, outputs, promise="consistency", **FIELDS)
+        assert found.certificate["promise"] == "consistency"
+
+    def test_images_are_run_if_they_are_no_outputs(self, model):
+        items = [
+            {"pixel_values": torch.randn(3, 32, 32, generator=generator(i)), "labels": i % NUM_LABELS}
+            for i in range(6)
+        ]
+        found = certify(model, items, **FIELDS)
+        assert found.num_images == 6
+        assert found.certificate is None
+
+    def test_one_promise_has_one_certificate(self, model):
+        for count in (400, 500):
+            certify(model, outputs_of(model, count), **FIELDS)
+        certify(model, outputs_of(model, 400), max_accuracy_drop=0.03)
+        held = [(each["max_accuracy_drop"], each["num_images"]) for each in model.config.certificates]
+        assert held == [(0.03, 400), (0.05, 500)]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"max_accuracy_drop": 1.0}, "above -1 and below 1 .* got 1.0"),
+            ({"max_accuracy_drop": float("nan")}, "got nan"),
+            ({"max_accuracy_drop": 0.0, "method": "hoeffding_bentkus"}, "above 0"),
+            ({"max_accuracy_drop": -0.1, "promise": "consistency"}, "above 0"),
+            ({"confidence": 1.0}, "`confidence` must be above 0 and below 1, got 1.0"),
+            ({"promise": "speed"}, "`promise` must be one of"),
+            ({"method": "hope"}, "`method` must be one of"),
+        ],
+    )
+    def test_bad_arguments_are_refused_before_anything_runs(self, model, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            certify(model, None, **arguments)
+
+    def test_gates_must_be_trained(self):
+        model = routable()
+        model.config.trained_parts = ["heads"]
+        with pytest.raises(NotReadyError, match="gates are not trained"):
+            certify(model, outputs_of(model, 10))
+
+
+class TestKeeping:
+    def test_survives_a_file_and_is_in_the_card(self, model, tmp_path):
+        certify(model, outputs_of(model, 400), **FIELDS)
+        model.save_pretrained(tmp_path)
+        again = QuEEForImageClassification.from_pretrained(tmp_path)
+        assert again.config.certificates == model.config.certificates
+        assert certified_lambda(again, 0.05) == LAMBDAS[-1]
+        assert "## What it promises" in (tmp_path / "README.md").read_text()
+
+    def test_a_change_of_costs_forgets_it(self):
+        model = routable()
+        certify(model, outputs_of(model, 400), **FIELDS)
+        model.set_cost_model("flops")
+        assert model.config.certificates is None
+
+
+class TestCertifiedLambda:
+    @pytest.fixture
+    def certified(self, model):
+        certify(model, outputs_of(model, 400), **FIELDS)
+        return model
+
+    def test_a_wider_limit_is_covered_a_narrower_one_is_not(self, certified):
+        assert certified_lambda(certified, 0.06) == LAMBDAS[-1]
+        with pytest.raises(ValueError, match=r"No certificate covers .* 0.04; certified are: 0.05"):
+            certified_lambda(certified, 0.04)
+
+    def test_other_weights_and_engines_are_warned_of(self):
+        model = routable()
+        certify(model, outputs_of(model, 400), **FIELDS)
+        model.config.certificates[0]["engine"] = "openvino"
+        with pytest.warns(UserWarning, match="made with the engine 'openvino'"):
+            certified_lambda(model, 0.05)
+        model.config.certificates[0]["engine"] = "torch"
+        with torch.no_grad():
+            next(model.heads.parameters()).add_(1.0)
+        with pytest.warns(UserWarning, match="weights are not those"):
+            certified_lambda(model, 0.05)
+
+    def test_weights_are_told_by_every_number(self, model):
+        before = fingerprint_of_weights(model)
+        assert before == fingerprint_of_weights(model)
+        parameter = model.trunk.norm.weight
+        with torch.no_grad():
+            parameter[0].add_(1e-3)
+            after = fingerprint_of_weights(model)
+            parameter[0].sub_(1e-3)
+        assert after != before
