@@ -54,7 +54,8 @@ def certify(
 
     Args:
         model: With trained gates; on the engine that it is to run on.
-        data: Images used for nothing else, not even operating points; or their collected outputs.
+        data: Images that played no role in making the model, or their collected outputs. Those that measured
+            operating points will do: which lambdas are tested does not depend on them.
         max_accuracy_drop: In (0, 1) for "consistency" and "hoeffding_bentkus"; in (-1, 1) for the others: a
             negative one promises a gain.
         confidence: In (0, 1).

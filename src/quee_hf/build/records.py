@@ -1,6 +1,6 @@
 """What a model's config keeps of how it came about: which images played which role, and what was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from quee_hf.configuration import QuEEConfig
@@ -74,7 +74,14 @@ def record_test(
     config.record = {**record, "measured": {**record.get("measured", {}), "test": test}}
 
 
-def check_unused(config: QuEEConfig, images: LabelledImages, source: str, *, prefix: str = "") -> None:
+def check_unused(
+    config: QuEEConfig,
+    images: LabelledImages,
+    source: str,
+    *,
+    prefix: str = "",
+    but: Collection[str] = (),
+) -> None:
     """Raise `BadDatasetError` if images played a role already, as far as the sketches of roles can tell.
 
     Args:
@@ -82,10 +89,11 @@ def check_unused(config: QuEEConfig, images: LabelledImages, source: str, *, pre
         images: To be used.
         source: Of them.
         prefix: With which the roles that matter begin.
+        but: Roles that do not matter.
     """
     digests, roles = _short_digests(images), (config.record or {}).get("roles", ())
     known = [role["role"] for role in roles if digests & set(role.get("sketch", "").split())]
-    if known := [role for role in known if role.startswith(prefix)]:
+    if known := [role for role in known if role.startswith(prefix) and role not in but]:
         raise BadDatasetError(
             f"{source} holds images that the model was made with ({', '.join(known)}): on them it does better"
             " than on others."

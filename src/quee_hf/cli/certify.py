@@ -25,8 +25,8 @@ def certify(
     data: Annotated[
         str,
         typer.Option(
-            help="Labelled images used for nothing else: a folder with a subfolder per class, parquet files"
-            " (joined by commas), or a dataset on the Hub.",
+            help="Labelled images that the model was not made with (those of its operating points will do): a"
+            " folder with a subfolder per class, parquet files (joined by commas), or a dataset on the Hub.",
             rich_help_panel=options.SOURCES,
         ),
     ],
@@ -107,6 +107,7 @@ def _certify(
 ) -> dict[str, Any]:
     from quee_hf.build.ingredients import read_matching
     from quee_hf.build.records import check_unused, describe_roles, record_roles
+    from quee_hf.build.roles import OPERATING_POINTS
     from quee_hf.certification import Promise, certify_outputs, check_promise, keep
     from quee_hf.cli.loading import load_model
     from quee_hf.execution.path_outputs import collect_path_outputs
@@ -118,8 +119,8 @@ def _certify(
     model.check_gates_are_trained()
     model.set_engine(running[0])
     images = read_matching(plan.data, model, plan, say).spread(plan.limit)
-    model.config.forget_roles([_ROLE])
-    check_unused(model.config, images, plan.data)
+    # Which lambdas are tested does not depend on operating points, so their images will do.
+    check_unused(model.config, images, plan.data, but=(_ROLE, OPERATING_POINTS))
     prepared = images.with_processor(image_processor)
     outputs = collect_path_outputs(model.network, prepared, batch_size=running[1], device=model.device)
     found = []

@@ -1,0 +1,134 @@
+"""What can be certified on real images, and what it comes to on test images.
+
+Run: `python benchmarks/certificates.py RUN [MODEL]`, where `quee build` has made RUN, and MODEL is its model
+or one that routes by time (`by_time.py`). Certifies with the images that the build kept for operating points,
+and then routes test images, which played no role in anything, at each lambda that was certified. Writes
+`benchmarks/results/certificates.json` and `docs/results/certificates.md`.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _timing import RESULTS, write_result
+from by_time import rows_of
+from transformers import AutoImageProcessor
+
+from quee_hf import QuEEForImageClassification
+from quee_hf.build.roles import OPERATING_POINTS
+from quee_hf.certification import Promise, certify_outputs
+from quee_hf.data import load_image_dataset
+from quee_hf.execution.path_outputs import collect_path_outputs
+from quee_hf.intervals import wilson_interval
+from quee_hf.tables import markdown_table
+
+ROOT = Path(__file__).parents[1]
+ASSETS = Path(os.environ.get("QUEE_ASSETS", ROOT.parent / "shared" / "assets"))
+LIMITS = (0.005, 0.01, 0.02)
+CONFIDENCE = 0.95
+WAYS = (("accuracy", "betting"), ("accuracy", "hoeffding_bentkus"), ("consistency", "betting"))
+_BATCH_SIZE = 32
+
+
+@torch.inference_mode()
+def classify(model: QuEEForImageClassification, batches: list[torch.Tensor], **how: Any) -> tuple[Any, float]:
+    """Return the classes of images, and their mean cost."""
+    outputs = [model(batch, **how) for batch in batches]
+    classes = torch.cat([output.logits.argmax(dim=1) for output in outputs]).numpy()
+    return classes, float(torch.cat([output.cost for output in outputs]).double().mean())
+
+
+def measure(run: Path, model: QuEEForImageClassification, processor: Any, num_test: int) -> dict[str, Any]:
+    """Certify, and route test images."""
+    validation = load_image_dataset(str(ASSETS / "cifar10" / "validation.parquet"))
+    images = validation.select(rows_of(run, OPERATING_POINTS))
+    outputs = collect_path_outputs(model.network, images.with_processor(processor), batch_size=_BATCH_SIZE)
+    test = load_image_dataset(str(ASSETS / "cifar10" / "test.parquet")).spread(num_test)
+    dataset = test.with_processor(processor)
+    pixels = torch.stack([dataset[index]["pixel_values"] for index in range(len(dataset))])
+    batches, labels = list(pixels.split(_BATCH_SIZE)), np.array(test.labels)
+    whole, full_cost = classify(model, batches, path=[model.level_list[0]] * model.config.num_exits)
+    rows = []
+    for kind, method in WAYS:
+        for limit in LIMITS:
+            promise = Promise(kind, limit, CONFIDENCE, method, images.fingerprint)
+            found = certify_outputs(model, outputs, promise)
+            row = {"promise": kind, "method": method, "limit": limit, "needed": found.images_needed}
+            if found.certificate is not None:
+                value = found.certificate["cost_lambda"]
+                classes, cost = classify(model, batches, cost_lambda=value)
+                row |= {
+                    "cost_lambda": value,
+                    "observed": found.certificate["observed"],
+                    "drop": float((whole == labels).mean() - (classes == labels).mean()),
+                    "differing": float((classes != whole).mean()),
+                    "saved": 1 - cost / full_cost,
+                }
+            rows.append(row)
+            print(row, flush=True)
+    right = int((whole == labels).sum())
+    return {
+        "engine": model.engine,
+        "cost_model": model.config.cost_model,
+        "num_images": len(images),
+        "num_test": len(labels),
+        "whole": [right / len(labels), *wilson_interval(right, len(labels))],
+        "rows": rows,
+    }
+
+
+def write_page(result: dict[str, Any], path: Path) -> None:
+    """Write the numbers as a page."""
+    accuracy, low, high = (f"{100 * value:.2f}" for value in result["whole"])
+    text = [
+        "# Certificates on real images",
+        f"Written by `python benchmarks/certificates.py` on {result['date']}, with torch"
+        f" {result['versions']['torch']}.",
+        f"DINOv2-S at 70 px on CIFAR-10, engine `{result['engine']}`, costs by {result['cost_model']}."
+        f" Certified with {CONFIDENCE:.0%} confidence from {result['num_images']} validation images that"
+        f" trained nothing; then routed on {result['num_test']} test images, of which the whole network"
+        f" classifies {accuracy} % ({low} to {high}). *Drop* is what routing loses there against the whole"
+        " network, in points; *differing* is how many get another class; *saved* is cost.",
+        markdown_table(
+            ["promise", "method", "at most", "λ", "lost where certified", "drop", "differing, %", "saved, %"],
+            [_cells(row) for row in result["rows"]],
+        ),
+        "Where nothing is certified, about as many images like these as the table says would do.",
+    ]
+    path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    first = [row["promise"], row["method"], f"{100 * row['limit']:g}"]
+    if "cost_lambda" not in row:
+        needed = row["needed"]
+        return [*first, f"none: {needed} images" if needed else "none", "", "", "", ""]
+    numbers = [f"{100 * row[name]:.2f}" for name in ("observed", "drop", "differing")]
+    return [*first, f"{row['cost_lambda']:g}", *numbers, f"{100 * row['saved']:.1f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--engine", default="openvino")
+    parser.add_argument("--num-test", type=int, default=5000)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    source = arguments.model or arguments.run / "model"
+    model = QuEEForImageClassification.from_pretrained(source).eval()
+    model.set_engine(arguments.engine)
+    processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    write_result("certificates", measure(arguments.run, model, processor, arguments.num_test))
+    result = json.loads((RESULTS / "certificates.json").read_text())
+    write_page(result, ROOT / "docs" / "results" / "certificates.md")
+
+
+if __name__ == "__main__":
+    main()
