@@ -537,6 +537,12 @@ class TestRoutingArguments:
         with pytest.raises(ValueError, match="`engine` must be one of"):
             pipeline(TASK, model=saved, device="cpu", engine="cuda")
 
+    def test_a_call_that_is_refused_leaves_the_engine(self, saved):
+        classify = pipeline(TASK, model=saved, device="cpu")
+        with pytest.raises(ValueError, match="`path` must be"):
+            classify("not read", engine="onnxruntime", path=["no level"])
+        assert classify.model.engine == "torch"
+
     def test_max_accuracy_drop_takes_a_certified_lambda(self, saved, pictures, expected):
         model = QuEEForImageClassification.from_pretrained(saved)
         certificate = {

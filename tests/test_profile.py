@@ -127,8 +127,10 @@ class TestSideEffects:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_sizes": []}, r"`batch_sizes` must be numbers of at least 1, got \[\]"),
-        ({"batch_sizes": [0, 1]}, "`batch_sizes` must be numbers of at least 1"),
+        ({"batch_sizes": []}, r"`batch_sizes` must be a list of whole numbers of at least 1, got \[\]"),
+        ({"batch_sizes": [0, 1]}, "`batch_sizes` must be a list of whole numbers of at least 1"),
+        ({"batch_sizes": [1.5]}, "`batch_sizes` must be a list of whole numbers of at least 1"),
+        ({"batch_sizes": 8}, "`batch_sizes` must be a list of whole numbers of at least 1, got 8"),
         ({"batch_size": 8}, r"`batch_size` must be one of `batch_sizes`, \[1, 2\], got 8"),
         ({"threads": 0}, "`threads` must be at least 1, got 0"),
         ({"max_seconds": 0.0}, "`max_seconds` must be above 0"),

@@ -205,6 +205,9 @@ class QuEEForImageClassification(RoutableModel):
             ValueError: If an argument is malformed, or both `cost_lambda` and `path` are given.
             NotReadyError: If the model is not quantized, or its gates are not trained.
         """
+        if pixel_values.ndim != 4:
+            shape = tuple(pixel_values.shape)
+            raise ValueError(f"`pixel_values` must be (batch, channels, height, width), got shape {shape}.")
         if self.training:
             return training_output(self, self.exact_level, self.config.num_exits, pixel_values, labels)
         output = answer(self.network, pixel_values, self.plan_route(cost_lambda, path))

@@ -113,11 +113,17 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         """Check the arguments of a call, or the defaults, and say which step each is for."""
         route = {name: kwargs.pop(name, None) for name in (*_HIGHEST, "path")}
         preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)  # type: ignore[no-untyped-call]
-        if engine is not None and engine != self.model.engine:
-            cast(Any, self.model).set_engine(engine)
         if return_routing is not None:
             postprocess["return_routing"] = bool(return_routing)
-        return preprocess, self._route(route), postprocess
+        before, model = self.model.engine, cast(Any, self.model)
+        if engine is not None and engine != before:
+            model.set_engine(engine)
+        try:
+            return preprocess, self._route(route), postprocess
+        except (TypeError, ValueError):
+            if model.engine != before:
+                model.set_engine(before)
+            raise
 
     def _route(self, route: dict[str, Any]) -> dict[str, Any]:
         """Return the model's routing arguments, both if any is given: a call's then replace the defaults."""

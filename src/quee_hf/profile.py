@@ -80,9 +80,10 @@ def profile(
 
 def _checked_sizes(batch_sizes: Sequence[int], batch_size: int | None) -> tuple[list[int], int]:
     """Return batch sizes, ascending, and that of the cost table."""
+    is_list = isinstance(batch_sizes, Sequence) and all(isinstance(size, int) for size in batch_sizes)
+    if not is_list or not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(f"`batch_sizes` must be a list of whole numbers of at least 1, got {batch_sizes!r}.")
     sizes = sorted(set(batch_sizes))
-    if not sizes or sizes[0] < 1:
-        raise ValueError(f"`batch_sizes` must be numbers of at least 1, got {list(batch_sizes)}.")
     if batch_size is not None and batch_size not in sizes:
         raise ValueError(f"`batch_size` must be one of `batch_sizes`, {sizes}, got {batch_size}.")
     return sizes, sizes[-1] if batch_size is None else batch_size
@@ -144,7 +145,7 @@ def _describe(model: QuEEForImageClassification, times: Mapping[int, PartTimes],
 
 def _versions(engine: str) -> dict[str, str]:
     found = {}
-    for name in ("quee-hf", "torch", *([engine] if engine != REFERENCE else [])):
+    for name in ("quee-hf", "torch", *([] if engine.startswith(REFERENCE) else [engine])):
         try:
             found[name.replace("-", "_")] = version(name)
         except PackageNotFoundError:  # imported from a source tree, or a variant of another name

@@ -103,7 +103,7 @@ class RoutableModel(QuEEPreTrainedModel):
 
         Raises:
             ValueError: If there is no such cost model.
-            NotReadyError: If there are no times.
+            NotReadyError: If there are no times, or an engine has taken the weights over.
         """
         config = self.config
         if cost_model not in COST_MODELS:
@@ -111,6 +111,7 @@ class RoutableModel(QuEEPreTrainedModel):
         if cost_model == "latency" and config.cost_table is None:
             raise NotReadyError("No times are known: run `quee profile`, or `quee_hf.profile(model)`.")
         if cost_model != config.cost_model:
+            self.trunk.check_weights()  # other paths will be chosen
             config.cost_model = cost_model
             config.forget_measurements()
 

@@ -28,6 +28,7 @@ class _Plan(NamedTuple):
     batch_size: int
     device: str
     revision: str
+    engine: str
     is_recorded: bool
 
 
@@ -64,6 +65,7 @@ def evaluate(
             " ones that the model was made with are refused.",
         ),
     ] = False,
+    engine: options.Engine = "torch",
     match_labels: options.MatchLabels = "names",
     revision: options.Revision = "main",
     batch_size: options.BatchSize = 64,
@@ -93,7 +95,7 @@ def evaluate(
     if picture.suffix.lower() not in _PICTURES:
         raise ValueError(f"--picture: {picture} must end in one of {', '.join(_PICTURES)}.")
     with library_output_on_stderr():
-        plan = _Plan(data, limit, match_labels, skip_bad, batch_size, device, revision, record)
+        plan = _Plan(data, limit, match_labels, skip_bad, batch_size, device, revision, engine, record)
         result = _evaluate(model, lambdas, plan)
         _write(result, output, picture)
         if record:
@@ -124,6 +126,7 @@ def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> di
             f"The gates of {model_source} are not trained: build the model with `quee build`, or train them"
             " with `quee train-gates`."
         )
+    model.set_engine(plan.engine)
     images = read_matching(plan.data, model, plan, say).spread(plan.limit)
     if plan.is_recorded:
         check_unused(model.config, images, plan.data)
@@ -131,6 +134,7 @@ def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> di
     model.cpu()
     return {
         "model": model_source,
+        "engine": model.engine,
         "data": {
             "source": plan.data,
             "num_images": len(images),

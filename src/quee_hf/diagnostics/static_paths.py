@@ -38,7 +38,7 @@ def collect_all_outputs(
     """Run all paths over a data set, each segment that paths share once, with a progress bar.
 
     Args:
-        model: On any device; outputs are kept on the CPU.
+        model: On any device and engine; outputs are kept on the CPU.
         dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
         batch_size: Images per batch.
 
@@ -76,7 +76,7 @@ class _MorePaths(NetworkWrapper):
     """A model with a larger path tree, for running; its gates could not score the additional paths."""
 
     def __init__(self, model: QuEEForImageClassification, more: list[Path]) -> None:
-        super().__init__(model)
+        super().__init__(model.network)
         wanted = {*model.paths, *(prefix for path in more for prefix in prefixes(path))}
         paths = tuple(sorted(wanted, key=lambda path: (len(path), path)))
         self._router = Router(PathTree(paths), path_costs(paths, segment_costs(model.config)))

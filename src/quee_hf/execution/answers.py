@@ -76,7 +76,8 @@ def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
         exit_index=_sent((rows >= 0).sum(axis=1) - 1, device),
         path=_sent(rows, device),
         cost=_sent(router.costs.numpy()[node], device),
-        error_probability=send(routes.error, device),
+        # A runtime may pass over NaN where it looks for the largest, and be sure of what it found.
+        error_probability=send(routes.error, device).where(routes.logits.sum(dim=1).isfinite(), torch.nan),
     )
 
 

@@ -52,6 +52,24 @@ class TestResults:
         torch.testing.assert_close(found.logits, expected.logits, **FLOATS)
         torch.testing.assert_close(found.error_probability, expected.error_probability, **FLOATS)
 
+    def test_what_is_no_number_is_not_believed(self, engine):
+        pixel_values = images(4)
+        pixel_values[1] = torch.nan
+        _, found = both(routable(), engine, pixel_values, cost_lambda=0.1)
+        assert found.error_probability.isnan().tolist() == [False, True, False, False]
+
+    def test_images_of_another_shape_are_refused(self, engine):
+        model = routable()
+        model.set_engine(engine)
+        with pytest.raises(
+            ValueError, match=r"must be \(batch, channels, height, width\), got shape \(3, 32"
+        ):
+            model(images(1)[0], cost_lambda=0.1)
+        if engine != "torch_int8":  # whose embedding is the model's own
+            for route in ({"cost_lambda": 0.1}, {"path": model.level_list[:1]}):
+                with pytest.raises(ValueError, match=r"runs images of \(3, 32, 32\), got \(3, 40, 32\)"):
+                    model(torch.zeros(1, 3, 40, 32), **route)
+
     @pytest.mark.parametrize("level", [8, "bf16"])
     def test_other_levels_are_near(self, engine, level):
         """A code more or less here and there, or eight bits of a float: a few hundredths of the logits."""

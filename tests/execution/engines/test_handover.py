@@ -152,7 +152,7 @@ class TestWhatIsPrepared:
         model = routable(levels=[8, 4])
         model.config.cost_table = [[1.0, 1.0]] * 3
         model.set_cost_model("latency")
-        sole("torch_int8", model).set_cost_model("bitops")
+        sole("torch_int8", model).config.cost_model = "bitops"
         with torch.inference_mode(), pytest.raises(NotReadyError, match="at level 4 was not prepared"):
             model(images(8), cost_lambda=mixed_lambdas(8))
 
@@ -173,6 +173,7 @@ class TestWhatIsLost:
             lambda model, folder: model.load_state_dict(routable().state_dict()),
             lambda model, folder: model.train(),
             lambda model, folder: model.set_engine("torch"),
+            lambda model, folder: model.set_cost_model("flops"),
             lambda model, folder: model.set_engine("torch_int8", keep_weights=False),
             lambda model, folder: model.to(torch.bfloat16),
             lambda model, folder: model.to("meta"),
@@ -185,7 +186,7 @@ class TestWhatIsLost:
             lambda model, folder: pickle.dumps(model),
         ],
         ids=[
-            *("save", "push", "state", "load", "train", "engine", "again", "cast", "move"),
+            *("save", "push", "state", "load", "train", "engine", "costs", "again", "cast", "move"),
             *("run", "quantize", "calibrate", "profile", "fit", "copy", "pickle"),
         ],
     )

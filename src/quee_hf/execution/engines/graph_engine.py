@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import ClassVar, cast
 
 import onnx
@@ -45,6 +46,7 @@ class GraphEngine(Engine):
 
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Map images to tokens."""
+        self._check_images(pixel_values)
         return self._run("embedding", "fp32", self._make_embedding, pixel_values)[0]
 
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
@@ -77,6 +79,7 @@ class GraphEngine(Engine):
         A path with "bf16" is run segment by segment: embedding and exit are computed in float32. So is any,
         by the graphs that routing uses, if weights are there in those alone.
         """
+        self._check_images(pixel_values)
         if self.prepared is not None:
             return self._run_steps(pixel_values, levels)
         if "bf16" in levels:
@@ -98,6 +101,15 @@ class GraphEngine(Engine):
     def check(self, segment: int, level: Level) -> None:
         """Make the graph of a segment, and forget it."""
         segment_graph(self._segment(segment, level))
+
+    def _check_images(self, pixel_values: Tensor) -> None:
+        expected, found = self._image_shape, tuple(pixel_values.shape[1:])
+        if found != expected:
+            raise ValueError(f"The engine {self.name!r} runs images of {expected}, got {found}.")
+
+    @cached_property
+    def _image_shape(self) -> tuple[int, ...]:
+        return self._embedding().input_shape
 
     def _is_last(self, segment: int) -> bool:
         return segment == self.source.config.num_exits - 1
