@@ -6,10 +6,11 @@ the names that they have there, all of them and no others.
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import open_clip
 import torch
+from tests.open_clip_library import real_open_clip
 from tests.reference.open_clip import random_weights
 
 HERE = Path(__file__).parent
@@ -17,15 +18,11 @@ SIZES = {"seed": 3, "width": 128, "layers": 3, "patch": 32, "grid": 2, "embeddin
 TEXT = {"context_length": 8, "vocab_size": 10, "width": 64, "heads": 1, "layers": 1}
 
 
-def embeddings(*, is_quick: bool) -> list[list[float]]:
+def embeddings(library: ModuleType, *, is_quick: bool) -> list[list[float]]:
     image_size = SIZES["grid"] * SIZES["patch"]
-    vision = {
-        "image_size": image_size,
-        "patch_size": SIZES["patch"],
-        "width": SIZES["width"],
-        "layers": SIZES["layers"],
-    }
-    model = open_clip.CLIP(SIZES["embedding"], vision, TEXT, quick_gelu=is_quick).eval().double()
+    vision = {"image_size": image_size, "patch_size": SIZES["patch"]}
+    vision |= {"width": SIZES["width"], "layers": SIZES["layers"]}
+    model = library.CLIP(SIZES["embedding"], vision, TEXT, quick_gelu=is_quick).eval().double()
     weights = random_weights(**SIZES)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=True)
     images = np.random.default_rng(5).standard_normal((2, 3, image_size, image_size)).astype(np.float32)
@@ -34,6 +31,7 @@ def embeddings(*, is_quick: bool) -> list[list[float]]:
 
 
 if __name__ == "__main__":
-    found = {"gelu": embeddings(is_quick=False), "quick_gelu": embeddings(is_quick=True)}
-    content = {"open_clip": open_clip.__version__, "sizes": SIZES, "image_embeddings": found}
+    library = real_open_clip()
+    found = {"gelu": embeddings(library, is_quick=False), "quick_gelu": embeddings(library, is_quick=True)}
+    content = {"open_clip": library.__version__, "sizes": SIZES, "image_embeddings": found}
     (HERE / "open_clip.json").write_text(json.dumps(content, indent=1) + "\n")
