@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import save_file
 from tests.hub.loopback import loopback_hub
+from tests.reference.open_clip import random_weights
 from tests.tiny import PROJECTION_SIZE, VARIANTS, images, randomize
 from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -63,6 +65,8 @@ def folder(routed, tmp_path, monkeypatch):
     processor = ViTImageProcessorPil(size={"height": _SIZE, "width": _SIZE}, do_convert_rgb=True)
     small_vit(12).save_pretrained(tmp_path / "my-vit")
     VARIANTS["clip"].build().save_pretrained(tmp_path / "my-clip")
+    weights = random_weights(width=64, layers=12, embedding=PROJECTION_SIZE)
+    save_file(weights, tmp_path / "open_clip_model.safetensors")
     output = tmp_path / "quickstart-output"
     for name, owner in (("model", routed), ("classifier", small_vit(8))):
         owner.save_pretrained(output / name)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
@@ -115,13 +115,10 @@ class QuEEForImageClassification(RoutableModel):
         config = self.config
         config.forget_profile()
         config.levels = list(levels)
-        config.trained_parts = [part for part in config.trained_parts if part != "gates"]
         config.forget_measurements()
         self.trunk = trunk
         self._release_engine()
-        self._make_gates()
-        nn.Module.to(self.gates, self.device)
-        self.train(self.training)
+        self._renew_gates()
 
     def set_engine(self, name: str, *, keep_weights: bool = True) -> None:
         """Choose what runs the network in evaluation mode; training and `quee_hf.quantize` do not use it.

@@ -1,6 +1,7 @@
 """`RoutableModel`: a frozen backbone in segments, exits after them, and gates; what execution asks of it."""
 
 import copy
+import os
 from collections.abc import Sequence
 from typing import TypeVar, cast
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from quee_hf.backbones import get_family
 from quee_hf.backbones.block import LevelSet
+from quee_hf.backbones.class_embeddings import check_class_names, choose_class_embeddings
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
 from quee_hf.configuration import COST_MODELS, QuEEConfig
@@ -57,6 +59,74 @@ class RoutableModel(QuEEPreTrainedModel):
         self._tree = path_tree(self.config)
         self.gates = GATES[self.config.gate_type](gate_spec(self.config, self._tree))
         self._costs: tuple[object, list[list[float]], Router] | None = None
+
+    def _renew_gates(self) -> None:
+        """Make new, untrained gates."""
+        self.config.trained_parts = [part for part in self.config.trained_parts if part != "gates"]
+        self._make_gates()
+        nn.Module.to(self.gates, self.device)
+        self.train(self.training)
+
+    def _release_engine(self, *_: object) -> None:
+        """Forget what an engine has prepared, if one runs the model."""
+
+    def set_classes(
+        self,
+        names: Sequence[str],
+        class_embeddings: Tensor | str | os.PathLike[str] | None = None,
+        *,
+        keep_gates: bool = True,
+    ) -> None:
+        """Compare images with other classes from now on; for CLIP models only.
+
+        The network and its exit heads stay as they are: they make embeddings, which know of no classes. So do
+        LRA-EE's gates if what they see depends neither on which classes there are nor on how many: with
+        `gate_features` "spatial" always, with "confidence" and "history" from three classes on. QuEE's gates
+        predict errors among the classes that they were trained with, and cannot stay. Operating points,
+        certificates and the default lambda are forgotten: measure them anew. If the embeddings are
+        the present ones, classes are renamed, and nothing else changes.
+
+        Args:
+            names: Of the classes, at least two, all different.
+            class_embeddings: `(classes, size)` text embeddings in the order of the names, or a safetensors
+                file that holds them as `class_embeddings`; a logit scale there is not used. `None` if all
+                names are among the present ones: a selection, or another order.
+            keep_gates: Whether trained gates stay; if not, they are new and untrained.
+
+        Raises:
+            ValueError: If it is no CLIP model, names or embeddings are malformed, or trained gates cannot
+                stay. The model is then what it was.
+            NotReadyError: If an engine alone has the weights.
+        """
+        config, names = self.config, check_class_names(names)
+        if config.logit_scale is None:
+            raise ValueError(
+                "Only CLIP models can be given other classes; this one has a classifier, trained for its"
+                f" {config.num_classes} classes."
+            )
+        self.trunk.check_weights()
+        present = self.get_buffer("class_embeddings")
+        embeddings = choose_class_embeddings(names, class_embeddings, config.class_names, present)
+        is_other = not keep_gates or not torch.equal(embeddings, present)
+        keeps = keep_gates and "gates" in config.trained_parts
+        if is_other and keeps and not self.gates.suit_other_classes(len(names)):
+            raise ValueError(
+                f"Gates of type {config.gate_type!r} that see {config.gate_features!r} know the"
+                f" {config.num_classes} classes that they were trained with, and cannot decide for"
+                f" {len(names)} others. Give `keep_gates=False` for new ones, and train them with"
+                " `quee_hf.GateTrainer` on images of the new classes."
+            )
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        if not is_other:
+            return
+        self.register_buffer("class_embeddings", embeddings)
+        config.forget_measurements()
+        self._release_engine()
+        if keeps:
+            self.gates.num_labels = len(names)
+        else:
+            self._renew_gates()
 
     def freeze_backbone(self) -> None:
         """Make the exit heads but the last, and the gates, the only trainable parts."""

@@ -47,3 +47,22 @@ def test_lambdas_that_do_not_ascend_or_fit_are_refused(gates, lambdas):
 def test_all_that_is_stored_is_finite(gates):
     gates.set_thresholds(torch.tensor([0.0]), torch.tensor([[0.9, 0.8]]))
     assert all(tensor.isfinite().all() for tensor in gates.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("features", "num_labels", "may"),
+    [
+        ("spatial", 2, True),
+        ("spatial", 1000, True),
+        ("confidence", 3, True),
+        ("confidence", 2, False),
+        ("history", 1000, True),
+        ("history", 2, False),
+        ("probabilities", 4, False),
+        ("probabilities", 5, False),
+    ],
+)
+def test_they_suit_other_classes_if_they_do_not_know_which(features, num_labels, may):
+    tree = PathTree(tuple(PathRules(3, 2).enumerate()))
+    gates = LRAGates(GateSpec(tree, [8, 6], 4, features, hidden_size=9, path_embedding_size=5))
+    assert gates.suit_other_classes(num_labels) is may

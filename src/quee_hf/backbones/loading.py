@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -22,6 +20,7 @@ from transformers import (
 )
 
 from quee_hf.backbones import BACKBONES, get_family
+from quee_hf.backbones.class_embeddings import read_class_embeddings
 from quee_hf.backbones.family import SourceModel
 from quee_hf.errors import UnsupportedBackboneError
 
@@ -90,11 +89,21 @@ def open_classifier(
             "A CLIP model needs `class_embeddings`: one text embedding per class, (classes, size)."
         )
     config.projection_dim = modules.head.out_features
-    embeddings, stored_scale = _read_class_embeddings(class_embeddings, config.projection_dim)
-    own_scale = model.logit_scale.item() if isinstance(model, CLIPModel) else DEFAULT_LOGIT_SCALE
+    embeddings, stored_scale = read_class_embeddings(class_embeddings, config.projection_dim)
+    own_scale = _own_scale(model)
+    vars(config).pop("logit_scale", None)  # kept by the QuEE config alone
     scale = next(value for value in (logit_scale, stored_scale, own_scale) if value is not None)
     names = {index: f"LABEL_{index}" for index in range(len(embeddings))}
     return SourceClassifier(config, modules, names, embeddings, math.exp(scale), hub_id)
+
+
+def _own_scale(model: PreTrainedModel) -> float:
+    """Return the natural logarithm of what multiplies a CLIP model's cosine."""
+    if isinstance(model, CLIPModel):
+        return float(model.logit_scale.item())
+    return float(
+        getattr(model.config, "logit_scale", DEFAULT_LOGIT_SCALE)
+    )  # a converted vision tower has one
 
 
 def _hub_id(model: PreTrainedModel) -> str | None:
@@ -124,33 +133,3 @@ def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
             " name a checkpoint that has a classification head."
         )
     return cast(PreTrainedModel, model)
-
-
-def _read_class_embeddings(
-    class_embeddings: Tensor | str | os.PathLike[str], size: int
-) -> tuple[Tensor, float | None]:
-    """Return normalised class embeddings, `(classes, size)` float32, and the logit scale stored with them."""
-    stored_scale = None
-    if not isinstance(class_embeddings, Tensor):
-        class_embeddings, stored_scale = _read_embedding_file(Path(class_embeddings))
-    if (
-        class_embeddings.ndim != 2
-        or class_embeddings.shape[1] != size
-        or not class_embeddings.isfinite().all()
-    ):
-        raise ValueError(
-            f"`class_embeddings` must be finite and of shape (classes, {size}), got"
-            f" {tuple(class_embeddings.shape)}."
-        )
-    return functional.normalize(class_embeddings.detach().float(), dim=-1), stored_scale
-
-
-def _read_embedding_file(path: Path) -> tuple[Tensor, float | None]:
-    if not path.is_file():
-        raise ValueError(f"`class_embeddings`: {path} is not a file.")
-    with safe_open(path, framework="pt") as file:
-        keys = set(file.keys())
-        if "class_embeddings" not in keys:
-            raise ValueError(f"{path} has no tensor 'class_embeddings', only {sorted(keys)}.")
-        scale = float(file.get_tensor("logit_scale")) if "logit_scale" in keys else None
-        return file.get_tensor("class_embeddings"), scale

@@ -14,6 +14,8 @@ from quee_hf.cli.build import build
 from quee_hf.cli.card import card
 from quee_hf.cli.certify import certify
 from quee_hf.cli.compare import compare
+from quee_hf.cli.convert import convert
+from quee_hf.cli.embed_classes import embed_classes
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
 from quee_hf.cli.noise import noise
@@ -22,12 +24,14 @@ from quee_hf.cli.profile import profile
 from quee_hf.cli.push import push
 from quee_hf.cli.quantize import quantize
 from quee_hf.cli.rescue import rescue
+from quee_hf.cli.set_classes import set_classes
 from quee_hf.cli.train import train_gates, train_heads
 from quee_hf.errors import QuEEError
 
 # The parent of `BadParameter`, which typer does not export under a name that lasts.
 _UsageError: Any = typer.BadParameter.__base__
 _FAILURE, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+_OPTIONS = {"skip_bad=True": "--skip-bad", "keep_gates=False": "--new-gates", "`model_name`": "--name"}
 
 
 class OneLineErrors(TyperGroup):
@@ -75,7 +79,8 @@ def _report(error: Exception) -> int:
     else:
         code, message = _FAILURE, f"{type(error).__name__}: {message} (--debug shows where)"
     # The library speaks of its arguments; here they are options.
-    message = message.replace("skip_bad=True", "--skip-bad")
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
     print("quee: error: " + " ".join(message.split()), file=sys.stderr)
     return code
 
@@ -105,7 +110,8 @@ def _quee(
     classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
     and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
-    `card` writes its card, and `push` puts it on the Hub.
+    `card` writes its card, and `push` puts it on the Hub. `convert` reads CLIP checkpoints of open_clip,
+    `embed-classes` makes class embeddings with them, and `set-classes` gives a CLIP model other classes.
 
     **Example**
 
@@ -117,6 +123,8 @@ def _quee(
 
 
 for _verb in (
+    convert,
+    embed_classes,
     build,
     quantize,
     train_heads,
@@ -129,6 +137,7 @@ for _verb in (
     rescue,
     predict,
     inspect,
+    set_classes,
     card,
     push,
 ):

@@ -50,6 +50,25 @@ ClassNames = Annotated[
         rich_help_panel=SOURCES,
     ),
 ]
+_CLASS_NAMES = (
+    "JSON file with the names of the classes: a list, or an object with it in 'classes'; or the list itself."
+)
+GivenClassNames = Annotated[str, typer.Option("--class-names", help=_CLASS_NAMES)]
+OpenCLIPCheckpoint = Annotated[
+    Path,
+    typer.Argument(
+        help="Safetensors file, or one that `torch.save` wrote, or a directory with either under the name"
+        " that it has on the Hub."
+    ),
+]
+OpenCLIPName = Annotated[
+    str | None,
+    typer.Option(
+        help="What open_clip calls the architecture: ViT-B-32, ViT-B-16 or ViT-L-14, with -quickgelu at the"
+        " end if it was trained with QuickGELU, as all of OpenAI's were. Not needed if open_clip_config.json"
+        " lies beside the weights."
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(

@@ -107,6 +107,13 @@ class ErrorGates(nn.ModuleDict):
         """The gates there are, by the number of segments run."""
         return [int(gate) for gate in self]
 
+    def suit_other_classes(self, num_labels: int) -> bool:
+        """Tell whether they may be kept when there are other classes, so many: never.
+
+        They predict how often the classes that they were trained with are mistaken for each other.
+        """
+        return False
+
     def logits(self, gate: int, seen: Tensor, owners: Tensor | None = None) -> Tensor:
         """Map the summaries of the exits passed to error logits of every path of at least `gate` segments.
 

@@ -24,11 +24,13 @@ class FeatureKind(NamedTuple):
             `(..., size)`. Of what lies before the first exit, it is given the summary of the uniform
             distribution, `(summary,)`.
         size: Maps the numbers of classes and of exits passed to the size of what `join` returns.
+        is_by_class: Whether features say something of single classes.
     """
 
     summarize: Callable[[Tensor, Tensor], Tensor]
     join: Callable[[Tensor, Tensor], Tensor]
     size: Callable[[int, int], int]
+    is_by_class: bool = False
 
     def features(self, summaries: Tensor, num_labels: int) -> Tensor:
         """Map the summaries of the exits passed, `(..., exits, summary)`, to features, `(..., size)`."""
@@ -147,7 +149,7 @@ GATE_FEATURES = {
         lambda labels, depth: depth * _num_confidences(labels) + depth - 1,
     ),
     "probabilities": FeatureKind(
-        _summarize_probabilities, _join_probabilities, lambda labels, _: 2 * labels + 4
+        _summarize_probabilities, _join_probabilities, lambda labels, _: 2 * labels + 4, is_by_class=True
     ),
     "spatial": FeatureKind(_summarize_space, _join_space, lambda *_: 3),
 }

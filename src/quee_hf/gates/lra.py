@@ -60,6 +60,16 @@ class LRAGates(nn.Module):
         logits: Tensor = layer(self.describe(seen).to(layer.weight.dtype)).float().squeeze(-1)
         return logits
 
+    def suit_other_classes(self, num_labels: int) -> bool:
+        """Tell whether they may be kept when there are other classes, so many.
+
+        They may if they look at how sure an exit is, and not of which class.
+        """
+        kind = GATE_FEATURES[self.features]
+        return not kind.is_by_class and all(
+            kind.size(num_labels, gate) == kind.size(self.num_labels, gate) for gate in self.numbers
+        )
+
     def describe(self, seen: Tensor) -> Tensor:
         """Map summaries of the exits passed, `(..., gate, summary)`, to a gate's features."""
         return GATE_FEATURES[self.features].features(seen, self.num_labels)

@@ -8,6 +8,8 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 # Of `quee`, which takes seconds to import.
 VERBS = (
+    "convert",
+    "embed-classes",
     "build",
     "quantize",
     "train-heads",
@@ -20,6 +22,7 @@ VERBS = (
     "rescue",
     "predict",
     "inspect",
+    "set-classes",
     "card",
     "push",
 )
