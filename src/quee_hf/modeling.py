@@ -155,7 +155,8 @@ class QuEEForImageClassification(RoutableModel):
         return REFERENCE if self._engine is None else self._engine.name
 
     @property
-    def _network(self) -> Network:
+    def network(self) -> Network:
+        """What runs the model in evaluation mode: itself, or its engine."""
         return self if self._engine is None else EngineNetwork(self, self._engine)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -206,9 +207,9 @@ class QuEEForImageClassification(RoutableModel):
         """
         if self.training:
             return training_output(self, self.exact_level, self.config.num_exits, pixel_values, labels)
-        output = answer(self._network, pixel_values, self.plan_route(cost_lambda, path))
+        output = answer(self.network, pixel_values, self.plan_route(cost_lambda, path))
         if output_all_paths:
-            output.all_logits = tree_logits(self._network, pixel_values)
+            output.all_logits = tree_logits(self.network, pixel_values)
         if labels is not None:
             output.loss = functional.cross_entropy(cast(Tensor, output.logits), labels)
         return output
@@ -253,7 +254,7 @@ class QuEEForImageClassification(RoutableModel):
         if self.training:
             raise NotReadyError("In training mode nothing is routed: call `model.eval()` first.")
         route: float | Iterable[float] | ForcedPath = self.plan_route(cost_lambda, path)
-        return answer_stream(self._network, batches, route, batch_size, self.device)
+        return answer_stream(self.network, batches, route, batch_size, self.device)
 
     def fit_operating_points(
         self,
