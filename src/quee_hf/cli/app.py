@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from quee_hf.cli.build import build
 from quee_hf.cli.card import card
 from quee_hf.cli.compare import compare
+from quee_hf.cli.demo import demo
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
 from quee_hf.cli.noise import noise
@@ -102,8 +103,8 @@ def _quee(
     measures it, `profile` times it, and `predict` classifies images with it. `quantize` makes a
     classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
     and `rescue` whether leaving early mends it.
-    `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
-    `card` writes its card, and `push` puts it on the Hub.
+    `train-heads` and `train-gates` train parts of a model anew. `demo` shows one in the browser.
+    `inspect` says what a model is, `card` writes its card, and `push` puts it on the Hub.
 
     **Example**
 
@@ -125,6 +126,7 @@ for _verb in (
     noise,
     rescue,
     predict,
+    demo,
     inspect,
     card,
     push,

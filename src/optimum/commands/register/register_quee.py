@@ -18,6 +18,7 @@ VERBS = (
     "noise",
     "rescue",
     "predict",
+    "demo",
     "inspect",
     "card",
     "push",
