@@ -63,7 +63,10 @@ def shoot(visitor: Any, name: str, height: int | None = None) -> None:
     visitor.page.mouse.move(0, 0)
     visitor.page.wait_for_timeout(700)  # for what fades in and out
     page = Image.open(io.BytesIO(visitor.page.screenshot(full_page=True))).convert("RGB")
-    page.crop((0, 0, page.width, height or page.height)).save(PICTURES / f"demo-{name}.png", optimize=True)
+    part = page.crop((0, 0, page.width, height or page.height))
+    # A palette, and of those ways to choose one that which no eye can tell from the original.
+    palette = part.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(PICTURES / f"demo-{name}.png", optimize=True)
 
 
 def show_image(visitor: Any, classifier: Classifier, chosen: dict[str, Path], broken: Path) -> None:
