@@ -54,7 +54,7 @@ def test_a_model_on_the_hub_is_named(classifier, tmp_path):
     written = export_space(SpaceModel("org/quee-vit", classifier.config, revision="v2"), folder)
     assert {path.name for path in written} == {"app.py", "requirements.txt", "README.md"}
     code = (folder / "app.py").read_text()
-    assert "model='org/quee-vit', revision='v2', engine='torch'" in code
+    assert 'model="org/quee-vit", revision="v2", engine="torch"' in code
     compile(code, "app.py", "exec")
     card = RepoCard.load(folder / "README.md", ignore_metadata_errors=False)
     assert card.data.to_dict()["models"] == ["org/quee-vit"]

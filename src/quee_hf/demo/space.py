@@ -1,5 +1,6 @@
 """The demo as a Space of the Hub: a folder that holds all that it needs."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +29,7 @@ import quee_hf  # noqa: F401 - registers the model type and the pipeline
 from quee_hf.demo.app import launch, make_app
 
 classify = pipeline({arguments})
-app = make_app(classify.model, classify.image_processor, title={title!r})
+app = make_app(classify.model, classify.image_processor, title={title})
 
 if __name__ == "__main__":
     launch(app)
@@ -101,8 +102,9 @@ def export_space(model: SpaceModel, folder: Path) -> list[Path]:
 def _app(model: SpaceModel, title: str) -> str:
     where = f'model=str(Path(__file__).parent / "{_MODEL_FOLDER}")'
     if not model.is_copied:
-        where = f"model={model.source!r}, revision={model.revision!r}"
-    return _APP.format(arguments=f'"image-classification", {where}, engine={model.engine!r}', title=title)
+        where = f"model={json.dumps(model.source)}, revision={json.dumps(model.revision)}"
+    arguments = f'"image-classification", {where}, engine={json.dumps(model.engine)}'
+    return _APP.format(arguments=arguments, title=json.dumps(title))
 
 
 def _requirements(model: SpaceModel) -> str:
