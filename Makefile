@@ -61,9 +61,9 @@ docs: $(STAMP) ## the pages in docs/ and the API reference, in build/docs; warni
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 	@echo "Open build/docs/index.html"
 
-# by_time.py needs a model, gpu.py a CUDA device.
+# by_time.py needs a model, demo.py a browser, gpu.py a CUDA device.
 bench: $(STAMP) ## every script in benchmarks/ that runs anywhere
-	@set -e; for script in $(filter-out %/by_time.py %/gpu.py,$(sort $(wildcard benchmarks/[a-z0-9]*.py))); do \
+	@set -e; for script in $(filter-out %/by_time.py %/demo.py %/gpu.py,$(sort $(wildcard benchmarks/[a-z0-9]*.py))); do \
 	  echo "== $$script"; $(BIN)/python $$script $(BENCH_ARGS); done
 
 clean: ## remove caches, builds and the quickstart's output; keep .venv and runs/

@@ -57,8 +57,8 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
         # Temporary directories, and what safetensors writes, are private; a saved model need not be.
         mask = _umask()
         staging.chmod(0o777 & ~mask)
-        for path in staging.iterdir():
-            path.chmod(0o666 & ~mask)
+        for path in staging.rglob("*"):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         if not target.exists():
             staging.rename(target)
         else:

@@ -35,13 +35,19 @@ _FEW_PIXELS = 128  # images narrower than this are enlarged without smoothing
 def plot_accuracy_cost(
     curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]], path: str | Path, title: str
 ) -> None:
+    """Write what `accuracy_cost_figure` draws to a file; its suffix decides the format."""
+    _save(accuracy_cost_figure(curves, points, title), path)
+
+
+def accuracy_cost_figure(
+    curves: Mapping[str, Curve], points: Mapping[str, tuple[float, float]], title: str
+) -> Figure:
     """Draw accuracy over cost, with intervals where there are any, and single models as points.
 
     Args:
         curves: Name to costs, accuracies, and the lower and upper ends of their intervals or None; all from 0
             to 1.
         points: Name to cost and accuracy.
-        path: File to write; its suffix decides the format.
         title: Above the picture.
     """
     figure = _new_figure(7.5, 4.5, layout="constrained")
@@ -67,7 +73,7 @@ def plot_accuracy_cost(
         axis.set_major_formatter(_percent)
     axes.grid(visible=True, color="0.88")
     _add_legend(figure, axes.get_lines())
-    _save(figure, path)
+    return figure
 
 
 def plot_image_sheet(easy: Sequence[Captioned], hard: Sequence[Captioned], path: str | Path) -> None:

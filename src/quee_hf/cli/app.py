@@ -15,6 +15,7 @@ from quee_hf.cli.card import card
 from quee_hf.cli.certify import certify
 from quee_hf.cli.compare import compare
 from quee_hf.cli.convert import convert
+from quee_hf.cli.demo import demo
 from quee_hf.cli.embed_classes import embed_classes
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.inspect import inspect
@@ -106,12 +107,12 @@ def _quee(
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
     for the image at hand. `build` makes one of a trained classifier, `evaluate`
     measures it, `profile` times it, `certify` says what it promises, and `predict` classifies images with
-    it. `quantize` makes a
-    classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
-    and `rescue` whether leaving early mends it.
-    `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
-    `card` writes its card, and `push` puts it on the Hub. `convert` reads CLIP checkpoints of open_clip,
-    `embed-classes` makes class embeddings with them, and `set-classes` gives a CLIP model other classes.
+    it. `quantize` makes a classifier compute with fewer bits, and nothing else; `noise` says what that does
+    to each block, and `rescue` whether leaving early mends it.
+    `train-heads` and `train-gates` train parts of a model anew. `demo` shows one in the browser. `inspect`
+    says what a model is, `card` writes its card, and `push` puts it on the Hub. `convert` reads CLIP
+    checkpoints of open_clip, `embed-classes` makes class embeddings with them, and `set-classes` gives a
+    CLIP model other classes.
 
     **Example**
 
@@ -136,6 +137,7 @@ for _verb in (
     noise,
     rescue,
     predict,
+    demo,
     inspect,
     set_classes,
     card,

@@ -21,6 +21,7 @@ VERBS = (
     "noise",
     "rescue",
     "predict",
+    "demo",
     "inspect",
     "set-classes",
     "card",

@@ -1,0 +1,1 @@
+"""The demo: what `quee demo` shows. Only `quee_hf.demo.app` needs Gradio."""
