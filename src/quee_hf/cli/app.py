@@ -14,6 +14,7 @@ from quee_hf.cli.build import build
 from quee_hf.cli.card import card
 from quee_hf.cli.compare import compare
 from quee_hf.cli.evaluate import evaluate
+from quee_hf.cli.export import export
 from quee_hf.cli.inspect import inspect
 from quee_hf.cli.noise import noise
 from quee_hf.cli.predict import predict
@@ -74,7 +75,7 @@ def _report(error: Exception) -> int:
     else:
         code, message = _FAILURE, f"{type(error).__name__}: {message} (--debug shows where)"
     # The library speaks of its arguments; here they are options.
-    message = message.replace("skip_bad=True", "--skip-bad")
+    message = message.replace("skip_bad=True", "--skip-bad").replace("overwrite=True", "--overwrite")
     print("quee: error: " + " ".join(message.split()), file=sys.stderr)
     return code
 
@@ -103,7 +104,7 @@ def _quee(
     classifier compute with fewer bits, and nothing else; `noise` says what that does to each block,
     and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `inspect` says what a model is,
-    `card` writes its card, and `push` puts it on the Hub.
+    `card` writes its card, `push` puts it on the Hub, and `export` writes what runs it without PyTorch.
 
     **Example**
 
@@ -127,6 +128,7 @@ for _verb in (
     predict,
     inspect,
     card,
+    export,
     push,
 ):
     app.command()(_verb)

@@ -20,6 +20,7 @@ VERBS = (
     "predict",
     "inspect",
     "card",
+    "export",
     "push",
 )
 
