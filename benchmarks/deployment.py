@@ -142,9 +142,16 @@ def make_environment(folder: Path, requirements: Path) -> tuple[Path, list[str]]
     venv.create(folder, clear=True, with_pip=True)
     python = folder / "bin" / "python"
     command = [python, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*command, "install", "-q", "-r", requirements], check=True)
-    listed = subprocess.run([*command, "list", "--format=freeze"], check=True, capture_output=True, text=True)
+    subprocess.run([*command, "install", "-q", "-r", requirements], env=_environment(), check=True)
+    listed = subprocess.run(
+        [*command, "list", "--format=freeze"], env=_environment(), check=True, capture_output=True, text=True
+    )
     return python, listed.stdout.split()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment variables, but for those by which packages from elsewhere would be found."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 def run_deployed(python: Path, exported: Path, images: Path, lambdas: list[float]) -> tuple[Tensor, Found]:
@@ -153,7 +160,7 @@ def run_deployed(python: Path, exported: Path, images: Path, lambdas: list[float
     names = [f"{value:g}" for value in lambdas]
     script = Path(__file__).with_name("_deployment_run.py")
     command = [python, script, exported, images, result, BATCH_SIZE, *names]
-    subprocess.run([str(part) for part in command], check=True)
+    subprocess.run([str(part) for part in command], env=_environment(), check=True)
     arrays = {name: torch.from_numpy(array) for name, array in np.load(result).items()}
     return arrays["pixels"], {name: (arrays[f"logits {name}"], arrays[f"path {name}"]) for name in names}
 

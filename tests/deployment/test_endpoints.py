@@ -14,6 +14,7 @@ from transformers import pipeline
 
 from quee_hf.deployment.endpoint import EndpointHandler
 from quee_hf.deployment.files import write_handler
+from quee_hf.hub.publish import published_files
 
 LAMBDAS = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.4, 10.0]
 
@@ -144,6 +145,10 @@ def test_the_engine_is_chosen_by_the_environment(saved, pictures, monkeypatch):
 class TestWriteHandler:
     def test_says_what_to_install(self, saved):
         assert (saved / "requirements.txt").read_text() == "quee-hf\n"
+
+    def test_is_pushed_with_the_model(self, saved):
+        names = {path.name for path in published_files(saved)}
+        assert {"handler.py", "requirements.txt", "config.json", "model.safetensors"} <= names
 
     def test_again_changes_nothing(self, saved):
         before = (saved / "handler.py").read_bytes()

@@ -30,7 +30,7 @@ class GraphFiles:
 
     def __init__(self, folder: pathlib.Path, names: GraphNames, num_threads: int) -> None:
         self._folder, self._names, self._num_threads = folder, names, num_threads
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, tuple[Any, list[str]]] = {}  # and the names of their inputs
         self._lock = threading.Lock()
 
     def embed(self, pixel_values: Floats) -> Floats:
@@ -76,13 +76,13 @@ class GraphFiles:
         return Reached(hidden, logits, *self.ask_gate(segment + 1, logits, variance, seen))
 
     def _run(self, name: str, *inputs: Floats) -> Sequence[Floats]:
-        session = self._sessions.get(name) or self._open(name)
-        names = [each.name for each in session.get_inputs()]
+        session, names = self._sessions.get(name) or self._open(name)
         found: Sequence[Floats] = session.run(None, dict(zip(names, inputs, strict=True)))
         return found
 
-    def _open(self, name: str) -> Any:
+    def _open(self, name: str) -> tuple[Any, list[str]]:
         with self._lock:  # a graph that two threads need at once is opened once
             if name not in self._sessions:
-                self._sessions[name] = open_session(str(self._folder / name), self._num_threads)
+                session = open_session(str(self._folder / name), self._num_threads)
+                self._sessions[name] = session, [each.name for each in session.get_inputs()]
             return self._sessions[name]
