@@ -52,12 +52,15 @@ def bundle(
     parts = _Parts(owners)
     for module, name in names:
         parts.add(module, name)
-    sections = [
-        "\n\n\n".join([f"# From {module.replace('.', '/')}.py", *(each.text for each in definitions)])
-        for module, definitions in groupby(parts.definitions, key=lambda each: each.module)
-    ]
-    head = f'"""{docstring}"""\n\n{_import_lines(parts.imports)}'
-    return "\n\n\n".join([head, *sections]) + "\n"
+    text = f'"""{docstring}"""\n\n{_import_lines(parts.imports)}'
+    for module, definitions in groupby(parts.definitions, key=lambda each: each.module):
+        text += f"\n\n\n# From {module.replace('.', '/')}.py"
+        was_value = False
+        for each in definitions:
+            is_value = isinstance(each.node, ast.Assign | ast.AnnAssign)
+            text += ("\n" if was_value and is_value else "\n\n\n") + each.text
+            was_value = is_value
+    return text + "\n"
 
 
 def defined_names(source: str) -> list[str]:

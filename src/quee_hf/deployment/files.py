@@ -18,15 +18,15 @@ _ROUTER = """Classify images with the model in this folder, without PyTorch. Nee
     routed = router(read("cat.jpg"), cost_lambda=0.1)
     describe_images(router.description, routed)
 
-Written by quee_hf, from the modules named below.
+Written by quee_hf, from the modules named below; licensed as it is, under Apache-2.0.
 """
 _READER = """Make pixel values of images for the model in this folder. Needs NumPy and Pillow.
 
-Written by quee_hf, from the modules named below.
+Written by quee_hf, from the modules named below; licensed as it is, under Apache-2.0.
 """
 _HANDLER = """Serve the model in this folder on Inference Endpoints, without PyTorch.
 
-Written by quee_hf, from the modules named below.
+Written by quee_hf, from the modules named below; licensed as it is, under Apache-2.0.
 """
 _MODEL_HANDLER = '''"""Serves this model on Inference Endpoints."""
 
