@@ -59,9 +59,10 @@ def _speed(result: dict[str, Any]) -> list[str]:
         *(f"exported / {name}" for name in first["exported_over"]),
     ]
     return [
-        f"Routed at λ = {result['cost_lambda']}, {result['rounds']} rounds, in each of which all run the same"
-        " batches in turn; medians and quartiles, ratios round by round. *Exported* calls a segment, a head"
-        " and a gate one after the other, where the engine `onnxruntime` has one graph for the three.",
+        f"Routed at λ = {result['cost_lambda']}, {result['num_timed']} images, {result['rounds']} rounds, in"
+        " each of which all run the same batches in turn; medians and quartiles, ratios round by round."
+        " *Exported* calls a segment, a head and a gate one after the other, where the engine `onnxruntime`"
+        " has one graph for the three.",
         markdown_table(columns, rows),
     ]
 

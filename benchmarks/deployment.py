@@ -28,6 +28,7 @@ from _serving import ask_at_once, serving
 from _speed_tables import quartiles
 from _timing import RESULTS, interleaved_ms, write_result
 from torch import Tensor
+from tqdm import tqdm
 from transformers import AutoImageProcessor
 
 from quee_hf import QuEEForImageClassification
@@ -84,7 +85,7 @@ def float_twin(model: QuEEForImageClassification, backbone: Path) -> QuEEForImag
 def route(forward: Callable[..., Any], pixels: Tensor, lambdas: list[float]) -> Found:
     """Route all images at each lambda."""
     found = {}
-    for value in lambdas:
+    for value in tqdm(lambdas, desc="Routing", unit="lambda"):
         outputs = [forward(batch, value) for batch in pixels.split(BATCH_SIZE)]
         found[f"{value:g}"] = (torch.cat([o.logits for o in outputs]), torch.cat([o.path for o in outputs]))
     return found
@@ -167,15 +168,15 @@ def run_deployed(python: Path, exported: Path, images: Path, lambdas: list[float
 
 @torch.inference_mode()
 def speed(model: QuEEForImageClassification, folder: Path, pixels: Tensor, rounds: int) -> dict[str, Any]:
-    """Time the engines and the exported model in turn, on the same batches, at the model's own lambda."""
+    """Time the engines and the exported model in turn, on all images, at the model's own lambda."""
     copies = {}
     for engine in ("torch", "onnxruntime"):
         copies[engine] = QuEEForImageClassification.from_pretrained(model.name_or_path).eval()
         copies[engine].set_engine(engine)
     host = HostRouter(folder, num_threads=torch.get_num_threads())
     found = {}
-    for size in SPEED_SIZES:
-        batches = pixels[: 4 * max(SPEED_SIZES)].split(size)
+    for size in tqdm(SPEED_SIZES, desc="Timing", unit="batch size"):
+        batches = pixels.split(size)
 
         def run(name: str, batches: Any = batches) -> None:
             for batch in batches:
@@ -257,6 +258,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "deployment")
     parser.add_argument("--num-images", type=int, default=1000)
     parser.add_argument("--cost-lambda", type=float, nargs="+", default=[0.05, 0.125, 0.2])
+    parser.add_argument("--num-timed", type=int, default=128, help="images to time")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clients", type=int, default=32)
@@ -284,6 +286,7 @@ def main() -> None:
     for name, each in models.items():
         made, deployed = run_deployed(python, folders[name], images, arguments.cost_lambda)
         found[name] = agreement(each, deployed, folders[name], pixels, arguments.cost_lambda)
+    timed = pixels[: arguments.num_timed]
     requests = requests_of_clients(images, arguments.clients * arguments.requests)
     result = {
         "num_images": len(pixels),
@@ -293,7 +296,8 @@ def main() -> None:
         "agreement": found,
         "cost_lambda": model.config.cost_lambda,
         "rounds": arguments.rounds,
-        "speed": speed(model, folders["integer"], pixels, arguments.rounds),
+        "num_timed": len(timed),
+        "speed": speed(model, folders["integer"], timed, arguments.rounds),
         "handlers": {
             "with PyTorch": serve(EndpointHandler(str(arguments.model)), requests, arguments.clients),
             "exported": serve(load_handler(folders["integer"]), requests, arguments.clients),
