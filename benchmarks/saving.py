@@ -150,7 +150,7 @@ class Saving:
     def gate_milliseconds(self, exit_index: int) -> float:
         """Return what the gate after a segment adds to its graph, per image."""
         level = self.model.level_list[0]
-        segment, head = self.engine._segment(exit_index, level), self.engine._exit(exit_index)
+        segment, head = self.engine.segment(exit_index, level), self.engine.exit(exit_index)
         graph = GraphBuilder("hidden", segment.shape)
         result = add_segment(graph, graph.input, segment)
         logits, _ = add_exit(graph, result, head)

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from tests.reference.routing import route
@@ -539,7 +540,7 @@ class TestGates:
                         depth
                         for depth in (1, 2)
                         if self.right(model, pixel_values[i : i + 1], depth)
-                        >= model.gates.threshold(depth, torch.tensor([cost_lambda]))
+                        >= model.gates.threshold(depth, np.array([cost_lambda], np.float32))[0]
                     ),
                     3,
                 )

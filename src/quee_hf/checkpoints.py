@@ -31,6 +31,8 @@ WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
 # What the Hub names files by: SHA-256 of large ones, git's SHA-1 of others.
 _SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _NOT_FINITE = "holds NaN or infinity"
+# In the names of directories and files that are not complete, and of directories that step aside.
+UNFINISHED, REPLACED = ".building-", ".replaced-"
 # Options of `from_pretrained` that say where files are, and are needed to find them again.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -63,6 +65,25 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
             staging.rename(target)
         else:
             _replace_files(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def replaced_directory(target: Path) -> Iterator[Path]:
+    """Yield a temporary directory; when the block ends well, it takes the place of `target` and its files."""
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{UNFINISHED}", dir=target.parent))
+    staging.chmod(0o777 & ~_umask())  # `mkdtemp` makes private directories
+    try:
+        yield staging
+        if target.exists():
+            # No rename replaces a directory that is not empty, so the old one steps aside.
+            aside = Path(tempfile.mkdtemp(prefix=f".{target.name}{REPLACED}", dir=target.parent))
+            target.rename(aside)
+            staging.rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -25,10 +25,10 @@ from quee_hf.levels import Level
 from quee_hf.paths import Path
 from quee_hf.pretrained import QuEEPreTrainedModel
 from quee_hf.routing.costs import path_cost, path_costs
+from quee_hf.routing.decisions import Decision, decide_by_threshold, enter
 from quee_hf.routing.dominance import worth_choosing
 from quee_hf.routing.policy import Floats, Indices
-from quee_hf.routing.router import Decision, Router
-from quee_hf.routing.thresholds import decide_by_threshold, enter
+from quee_hf.routing.router import Router
 
 L = TypeVar("L")  # a lambda, or one per image
 
@@ -274,5 +274,5 @@ class RoutableModel(QuEEPreTrainedModel):
             return router.decide(depth, node, scores, cost_lambda)
         if not depth:
             return enter(router, node)
-        threshold = gates.threshold(depth, torch.from_numpy(cost_lambda)).numpy(force=True)
+        threshold = gates.threshold(depth, cost_lambda)
         return decide_by_threshold(router, node, scores, threshold)

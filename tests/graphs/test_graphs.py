@@ -15,7 +15,7 @@ from quee_hf.graphs.builder import GraphBuilder
 from quee_hf.graphs.embedding import Embedding, embedding_graph
 from quee_hf.graphs.exits import ClassEmbeddings, Exit, exit_graph
 from quee_hf.graphs.segments import Segment, segment_graph
-from quee_hf.graphs.steps import last_step_graph, path_graph, step_graph
+from quee_hf.graphs.steps import gate_graph, last_step_graph, path_graph, step_graph
 from quee_hf.quantization.affine import WeightCodes
 from quee_hf.quantization.integer import centred
 
@@ -116,6 +116,27 @@ class TestStep:
         (logits,) = run(last_step_graph(segment(model, 3, 4, "fp32"), parts(model, 3)), hidden)
         expected = model.advance(3, "fp32", hidden, seen).reached.logits
         torch.testing.assert_close(logits, expected, **FLOATS)
+
+
+class TestGate:
+    @pytest.mark.parametrize("gate_features", GATE_FEATURES)
+    @pytest.mark.parametrize("gate_type", GATE_TYPES)
+    def test_alone_says_what_it_says_in_a_step(self, gate_type, gate_features):
+        with torch.inference_mode(False):
+            fields = {"levels": ["fp32"], "gate_type": gate_type, "gate_features": gate_features}
+            model = wrap(VARIANTS["vit"].build(), **fields).eval()
+            with torch.no_grad():
+                untrained_gates(model)
+        hidden, seen = model.embed(images(5)), None
+        for index in range(2):
+            parts_of_step = segment(model, *model.config.segments[index], "fp32"), parts(model, index)
+            given = [hidden] if seen is None else [hidden, seen]
+            hidden, _, known, scores = run(step_graph(*parts_of_step, model.gates, index + 1), *given)
+            found = run(exit_graph(parts(model, index)), hidden)
+            found = run(gate_graph(model.gates, index + 1), *found, *given[1:])
+            torch.testing.assert_close(found[0], known, **FLOATS)
+            torch.testing.assert_close(found[1], scores, **FLOATS)
+            seen = known
 
 
 class TestPath:

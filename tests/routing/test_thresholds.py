@@ -8,10 +8,9 @@ import torch
 from tests.tiny import generator
 
 from quee_hf.paths import PathTree
-from quee_hf.routing.router import ROOT, Router
+from quee_hf.routing.decisions import ROOT, decide_by_threshold, enter
+from quee_hf.routing.router import Router
 from quee_hf.routing.thresholds import (
-    decide_by_threshold,
-    enter,
     search_thresholds,
     search_thresholds_within,
 )

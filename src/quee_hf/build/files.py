@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quee_hf.checkpoints import UNFINISHED
+
 _READ_SIZE = 1 << 20
-UNFINISHED = ".building-"  # in the name of whatever is not complete
 
 
 def hash_file(path: Path) -> str:

@@ -4,18 +4,17 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quee_hf.build.files import UNFINISHED, hash_file, write_json
+from quee_hf.build.files import hash_file, write_json
+from quee_hf.checkpoints import REPLACED, UNFINISHED, replaced_directory
 from quee_hf.errors import QuEEError
 
 _DONE = "done.json"
 _RECIPE = "recipe.yaml"
-_REPLACED = ".replaced-"
 
 
 class RunDirectory:
@@ -81,7 +80,7 @@ class RunDirectory:
     @contextmanager
     def building(self, name: str) -> Iterator[Path]:
         """Yield an empty directory for a stage, which replaces the stage when the block ends well."""
-        with _replacing(self.stages / name) as staging:
+        with replaced_directory(self.stages / name) as staging:
             yield staging
 
     @staticmethod
@@ -104,38 +103,20 @@ class RunDirectory:
             present = {}
         if present == files:
             return False
-        with _replacing(target) as staging:
+        with replaced_directory(target) as staging:
             for file in files:
                 shutil.copyfile(self.stage(name) / file, staging / file)
         return True
 
     def _tidy_up(self) -> None:
         for folder in (self.root, self.stages):
-            for leftover in folder.glob(f".*{_REPLACED}*"):
-                # Killed between the two renames of `_replacing`: the old directory is still the valid one.
-                original = folder / leftover.name[1:].split(_REPLACED)[0]
+            for leftover in folder.glob(f".*{REPLACED}*"):
+                # Killed between the two renames of `replaced_directory`: the old one is still valid.
+                original = folder / leftover.name[1:].split(REPLACED)[0]
                 if not original.exists():
                     leftover.rename(original)
-            for leftover in (*folder.glob(f".*{UNFINISHED}*"), *folder.glob(f".*{_REPLACED}*")):
+            for leftover in (*folder.glob(f".*{UNFINISHED}*"), *folder.glob(f".*{REPLACED}*")):
                 if leftover.is_dir():
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:
                     leftover.unlink()
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{UNFINISHED}", dir=target.parent))
-    staging.chmod(target.parent.stat().st_mode & 0o777)  # `mkdtemp` makes private directories
-    try:
-        yield staging
-        if target.exists():
-            # No rename replaces a directory that is not empty, so the old one steps aside.
-            aside = Path(tempfile.mkdtemp(prefix=f".{target.name}{_REPLACED}", dir=target.parent))
-            target.rename(aside)
-            staging.rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

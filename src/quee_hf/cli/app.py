@@ -18,6 +18,7 @@ from quee_hf.cli.convert import convert
 from quee_hf.cli.demo import demo
 from quee_hf.cli.embed_classes import embed_classes
 from quee_hf.cli.evaluate import evaluate
+from quee_hf.cli.export import export
 from quee_hf.cli.inspect import inspect
 from quee_hf.cli.noise import noise
 from quee_hf.cli.predict import predict
@@ -32,7 +33,12 @@ from quee_hf.errors import QuEEError
 # The parent of `BadParameter`, which typer does not export under a name that lasts.
 _UsageError: Any = typer.BadParameter.__base__
 _FAILURE, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
-_OPTIONS = {"skip_bad=True": "--skip-bad", "keep_gates=False": "--new-gates", "`model_name`": "--name"}
+_OPTIONS = {
+    "skip_bad=True": "--skip-bad",
+    "overwrite=True": "--overwrite",
+    "keep_gates=False": "--new-gates",
+    "`model_name`": "--name",
+}
 
 
 class OneLineErrors(TyperGroup):
@@ -110,9 +116,9 @@ def _quee(
     it. `quantize` makes a classifier compute with fewer bits, and nothing else; `noise` says what that does
     to each block, and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `demo` shows one in the browser. `inspect`
-    says what a model is, `card` writes its card, and `push` puts it on the Hub. `convert` reads CLIP
-    checkpoints of open_clip, `embed-classes` makes class embeddings with them, and `set-classes` gives a
-    CLIP model other classes.
+    says what a model is, `card` writes its card, `push` puts it on the Hub, and `export` writes what runs it
+    without PyTorch. `convert` reads CLIP checkpoints of open_clip, `embed-classes` makes class embeddings
+    with them, and `set-classes` gives a CLIP model other classes.
 
     **Example**
 
@@ -141,6 +147,7 @@ for _verb in (
     inspect,
     set_classes,
     card,
+    export,
     push,
 ):
     app.command()(_verb)

@@ -70,7 +70,7 @@ def _routed_outputs(network: Network, feed: Feed) -> Iterator[QuEEImageClassifie
 
 def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
     node, device = routes.node.numpy(), routes.logits.device
-    rows = router.path_rows.numpy()[node]
+    rows = router.path_rows[node]
     return QuEEImageClassifierOutput(
         logits=routes.logits,
         exit_index=_sent((rows >= 0).sum(axis=1) - 1, device),

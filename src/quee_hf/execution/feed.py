@@ -84,7 +84,7 @@ class Feed:
             lambdas = np.fromiter(islice(self._lambdas, len(images)), np.float32)
             if len(lambdas) < len(images):
                 raise ValueError("`cost_lambda` must be one number or one per image; there are more images.")
-            return images, cost_lambda_per_sample(torch.from_numpy(lambdas), len(images))
+            return images, cost_lambda_per_sample(lambdas, len(images))
         except StopIteration:
             return None
         # Whatever it is, it is for the caller, after the results of the images that came before.
@@ -116,7 +116,7 @@ def _one_by_one(cost_lambda: float | Iterable[float]) -> Iterator[float]:
     if isinstance(cost_lambda, (Tensor, np.ndarray)):
         cost_lambda = cost_lambda.tolist()
     if isinstance(cost_lambda, Sized):
-        cost_lambda_per_sample(torch.as_tensor(cost_lambda), len(cost_lambda))
+        cost_lambda_per_sample(np.asarray(cost_lambda), len(cost_lambda))
     if isinstance(cost_lambda, Iterable):
         return iter(cost_lambda)
     cost_lambda_per_sample(cost_lambda, 1)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from quee_hf.execution.network import Assessment, Network, assess
 from quee_hf.execution.prefix_tree import tree_forward
+from quee_hf.execution.rows import on_host
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.exits.reading import ExitReading
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
@@ -115,5 +116,5 @@ def replay(network: Network, outputs: PathOutputs, cost_lambda: float | Tensor) 
     Raises:
         ValueError: If `cost_lambda` is none of these.
     """
-    lambdas = cost_lambda_per_sample(cost_lambda, len(outputs))
+    lambdas = cost_lambda_per_sample(on_host(cost_lambda), len(outputs))
     return walk(network, _OutputReader(network, outputs), lambdas)

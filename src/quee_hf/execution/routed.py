@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quee_hf.execution.network import Assessment, Network, Step
-from quee_hf.execution.rows import index_on, take_rows
+from quee_hf.execution.rows import index_on, on_host, take_rows
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
 
@@ -71,5 +71,5 @@ def routed_forward(network: Network, pixel_values: Tensor, cost_lambda: float | 
     Raises:
         ValueError: If `cost_lambda` is none of these.
     """
-    lambdas = cost_lambda_per_sample(cost_lambda, len(pixel_values))
+    lambdas = cost_lambda_per_sample(on_host(cost_lambda), len(pixel_values))
     return walk(network, _SegmentRunner(network, network.embed(pixel_values)), lambdas)

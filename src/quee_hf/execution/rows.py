@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quee_hf.execution.buffers import empty
@@ -55,3 +56,8 @@ def send(x: Tensor, device: torch.device) -> Tensor:
     own of so few numbers when the call returns, so they need not be kept.
     """
     return x.to(device, non_blocking=device.type == "cuda")
+
+
+def on_host(values: float | Tensor) -> float | NDArray[np.float32]:
+    """Return one number as it is, and a tensor as an array."""
+    return values.float().numpy(force=True) if isinstance(values, Tensor) else values

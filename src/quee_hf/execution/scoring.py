@@ -38,4 +38,5 @@ def score_paths(gates: Gates, router: Router, gate: int, summaries: Tensor) -> P
     if not gate:
         return PathScores(nodes, gates.logits(0, summaries[:, :0]))
     seen = seen_at_depth(tree, gate, summaries)
-    return PathScores(nodes, gates.logits(gate, seen, router.owners(gate).to(summaries.device)))
+    owners = torch.from_numpy(router.owners(gate)).to(summaries.device)
+    return PathScores(nodes, gates.logits(gate, seen, owners))

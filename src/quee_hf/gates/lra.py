@@ -2,7 +2,9 @@
 
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quee_hf.gates.features import GATE_FEATURES
@@ -81,12 +83,10 @@ class LRAGates(nn.Module):
         layer.weight.copy_(weight[None])
         layer.bias.fill_(bias)
 
-    def threshold(self, gate: int, cost_lambda: Tensor) -> Tensor:
+    def threshold(self, gate: int, cost_lambda: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the sigmoid must reach for an image to leave, `(batch,)`, for lambdas `(batch,)`."""
-        cost_lambda = cost_lambda.to(self.lambdas.device).contiguous()
-        position = torch.searchsorted(self.lambdas, cost_lambda, right=True) - 1
-        found = self.thresholds[position.clamp_min(0), gate - 1]
-        return torch.where(position < 0, torch.full_like(found, NEVER), found)
+        lambdas, thresholds = (x.float().numpy(force=True) for x in (self.lambdas, self.thresholds))
+        return threshold_at(lambdas, thresholds[:, gate - 1], cost_lambda)
 
     @torch.no_grad()
     def set_thresholds(self, lambdas: Tensor, thresholds: Tensor) -> None:
@@ -105,3 +105,18 @@ class LRAGates(nn.Module):
         self.thresholds.zero_()
         self.lambdas[:count] = lambdas
         self.thresholds[:count] = thresholds.clamp(max=NEVER)
+
+
+def threshold_at(
+    lambdas: NDArray[np.float32], thresholds: NDArray[np.float32], cost_lambda: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the thresholds of the largest lambdas that are not above those asked for; `NEVER` below all.
+
+    Args:
+        lambdas: `(settings,)`, ascending.
+        thresholds: `(settings,)`, of one exit.
+        cost_lambda: `(batch,)`.
+    """
+    position = np.searchsorted(lambdas, cost_lambda, side="right") - 1
+    found = np.where(position < 0, np.float32(NEVER), thresholds[position])
+    return found.astype(np.float32, copy=False)

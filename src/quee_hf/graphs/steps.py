@@ -48,13 +48,33 @@ def step_graph(segment: Segment, parts: Exit, gates: Gates, depth: int) -> onnx.
     graph = GraphBuilder("hidden", segment.shape)
     result = add_segment(graph, graph.input, segment)
     logits, variance = add_exit(graph, result, parts)
-    known = add_summary(graph, logits, variance, gates.features, parts.num_labels)
-    size = len(GATE_FEATURES[gates.features].unknown(parts.num_labels))
+    graph.output(result, "result", segment.shape)
+    graph.output(logits, "logits", (parts.num_labels,))
+    _output_gate(graph, logits, variance, gates, depth)
+    return graph.model(f"step_{depth}")
+
+
+def gate_graph(gates: Gates, depth: int) -> onnx.ModelProto:
+    """Return a gate as a graph.
+
+    It goes from what `quee_hf.graphs.exits.exit_graph` gives, `logits` and `variance`, and, but after the
+    first segment, `seen`, to `known` and `scores`: all as in `step_graph`.
+
+    Args:
+        gates: Of the model.
+        depth: Segments run before it.
+    """
+    graph = GraphBuilder("logits", (gates.num_labels,))
+    _output_gate(graph, graph.input, graph.add_input("variance", ()), gates, depth)
+    return graph.model(f"gate_{depth}")
+
+
+def _output_gate(graph: GraphBuilder, logits: str, variance: str, gates: Gates, depth: int) -> None:
+    """Add a gate, with its input `seen`, and make what it knows and says outputs."""
+    known = add_summary(graph, logits, variance, gates.features, gates.num_labels)
+    size = len(GATE_FEATURES[gates.features].unknown(gates.num_labels))
     if depth > 1:
         known = graph.add("Concat", graph.add_input("seen", (depth - 1, size)), known, axis=1)
     scores, shape = add_scores(graph, known, gates, depth)
-    graph.output(result, "result", segment.shape)
-    graph.output(logits, "logits", (parts.num_labels,))
     graph.output(known, "known", (depth, size))
     graph.output(scores, "scores", shape)
-    return graph.model(f"step_{depth}")

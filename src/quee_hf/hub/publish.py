@@ -20,6 +20,8 @@ _PUBLISHED = {
     CARD_FILE,
     PICTURE_FILE,
     *REMOTE_CODE_FILES,
+    "handler.py",  # for Inference Endpoints, with the packages that it needs
+    "requirements.txt",
     "LICENSE",
     "LICENSE.md",
     "LICENSE.txt",

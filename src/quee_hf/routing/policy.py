@@ -1,13 +1,11 @@
-"""Choose a path per image from predicted errors and known costs. Pure functions.
+"""Choose a path per image from predicted errors and known costs. Pure functions; NumPy only.
 
 Decisions are taken in NumPy, wherever a network runs: they are about a few hundred numbers, of which the
 host must learn the outcome anyway.
 """
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -16,13 +14,14 @@ Indices = NDArray[np.int64]
 _COST_ALONE = np.float32(1e12)
 
 
-def cost_lambda_per_sample(cost_lambda: float | Tensor, num_samples: int) -> Floats:
+def cost_lambda_per_sample(cost_lambda: ArrayLike, num_samples: int) -> Floats:
     """Return lambda as one float32 per image.
 
     Raises:
-        ValueError: If it is negative or not a number, or a tensor of another shape than `(num_samples,)`.
+        ValueError: If it is negative or not a number, or of another shape than `(num_samples,)`.
     """
-    values = torch.as_tensor(cost_lambda, dtype=torch.float32).numpy(force=True)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        values = np.asarray(cost_lambda, dtype=np.float32)
     if values.ndim == 0:
         values = np.broadcast_to(values, (num_samples,))
     if values.shape != (num_samples,):

@@ -1,35 +1,14 @@
-"""Leaving at the first exit whose score reaches the exit's threshold, and how thresholds are chosen."""
+"""Thresholds by which images leave at the first exit that is sure enough, and how they are chosen."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from quee_hf.routing.policy import Floats, Indices
-from quee_hf.routing.router import Decision, Router
 
 _NUM_CANDIDATES = 25  # thresholds tried for each exit: quantiles of its scores, and never
 _MOST_ROUNDS = 20
 _ROUNDING = 1e-6  # costs are float32
 _STARTING_LAMBDAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
-
-
-def decide_by_threshold(router: Router, node: Indices, right: Floats, threshold: Floats) -> Decision:
-    """Leave, or go on at the most exact level.
-
-    Args:
-        router: The paths.
-        node: `(batch,)`, each image's node.
-        right: `(batch,)`, predicted probability that the exit there is right.
-        threshold: `(batch,)`, what it must reach to leave.
-    """
-    return Decision(np.where(right >= threshold, node, router.exact_child(node)), 1 - right)
-
-
-def enter(router: Router, node: Indices) -> Decision:
-    """Run the first segment at the most exact level, where nothing is known that could decide."""
-    return Decision(router.exact_child(node), np.full(node.shape, np.nan, np.float32))
 
 
 def search_thresholds(scores: Tensor, is_right: Tensor, costs: Tensor, cost_lambda: float) -> Tensor:

@@ -25,6 +25,7 @@ VERBS = (
     "inspect",
     "set-classes",
     "card",
+    "export",
     "push",
 )
 

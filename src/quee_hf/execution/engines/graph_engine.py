@@ -52,12 +52,12 @@ class GraphEngine(Engine):
     def run_segment(self, segment: int, level: Level, hidden: Tensor) -> Tensor:
         """Run one segment."""
         return self._run(
-            (segment, level), level, lambda: segment_graph(self._segment(segment, level)), hidden
+            (segment, level), level, lambda: segment_graph(self.segment(segment, level)), hidden
         )[0]
 
     def read_exit(self, exit_index: int, hidden: Tensor) -> ExitReading:
         """Read an exit."""
-        return ExitReading(*self._run(exit_index, "fp32", lambda: exit_graph(self._exit(exit_index)), hidden))
+        return ExitReading(*self._run(exit_index, "fp32", lambda: exit_graph(self.exit(exit_index)), hidden))
 
     def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
         """Run a segment, read the exit after it, and ask the gate there, in one go.
@@ -100,7 +100,7 @@ class GraphEngine(Engine):
 
     def check(self, segment: int, level: Level) -> None:
         """Make the graph of a segment, and forget it."""
-        segment_graph(self._segment(segment, level))
+        segment_graph(self.segment(segment, level))
 
     def _check_images(self, pixel_values: Tensor) -> None:
         expected, found = self._image_shape, tuple(pixel_values.shape[1:])
@@ -115,26 +115,29 @@ class GraphEngine(Engine):
         return segment == self.source.config.num_exits - 1
 
     def _make_embedding(self) -> onnx.ModelProto:
-        return embedding_graph(self._embedding(), num_tokens(self.source.config))
+        return embedding_graph(self.embedding(), num_tokens(self.source.config))
 
-    def _embedding(self) -> Embedding:
+    def embedding(self) -> Embedding:
+        """What the graph of the embedding is made from."""
         return Embedding(self.source.trunk, image_size(self.source.config))
 
     def _make_path(self, levels: Sequence[Level]) -> onnx.ModelProto:
-        segments = [self._segment(segment, level) for segment, level in enumerate(levels)]
-        return path_graph(self._embedding(), segments, self._exit(len(levels) - 1))
+        segments = [self.segment(segment, level) for segment, level in enumerate(levels)]
+        return path_graph(self.embedding(), segments, self.exit(len(levels) - 1))
 
-    def _segment(self, segment: int, level: Level) -> Segment:
+    def segment(self, segment: int, level: Level) -> Segment:
+        """What the graph of a segment at a level is made from."""
         check_runnable(self.source.config, level)
         return Segment(self.blocks(segment, level), level, num_tokens(self.source.config))
 
     def _make_step(self, segment: int, level: Level) -> onnx.ModelProto:
-        parts = self._segment(segment, level), self._exit(segment)
+        parts = self.segment(segment, level), self.exit(segment)
         if self._is_last(segment):
             return last_step_graph(*parts)
         return step_graph(*parts, self.source.gates, segment + 1)
 
-    def _exit(self, exit_index: int) -> Exit:
+    def exit(self, exit_index: int) -> Exit:
+        """What the graph of an exit is made from."""
         trunk, config, classes = self.source.trunk, self.source.config, None
         if config.logit_scale is not None:
             classes = ClassEmbeddings(self.source.get_buffer("class_embeddings"), config.logit_scale)

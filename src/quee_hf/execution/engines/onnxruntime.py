@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
 from quee_hf.execution.engines.graph_engine import GraphEngine
 from quee_hf.execution.engines.sized_program import Program
+from quee_hf.graphs.sessions import open_session
 from quee_hf.levels import Level
 
 
@@ -21,14 +21,7 @@ class OnnxRuntimeEngine(GraphEngine):
 
     def compile(self, graph: onnx.ModelProto, level: Level, batch_size: int | None) -> Program:
         """Return what runs a graph, whatever the batch size is."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Threads of one session that wait by spinning keep those of the next from running. One pool for all
-        # would be faster still, but with it no other session in this process could have threads of its own.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(graph.SerializeToString(), torch.get_num_threads())
         names = [each.name for each in session.get_inputs()]
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:
