@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.official_t2t_vit import official_weights, write_checkpoint
 from tests.reference.t2t_vit import positions, t2t_vit_logits
-from tests.tiny import images
+from tests.tiny import VARIANTS, images, mixed_lambdas, routable
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
@@ -25,6 +25,7 @@ from quee_hf.backbones.t2t_vit.configuration import T2T_VIT_SIZES
 from quee_hf.backbones.t2t_vit.embeddings import sinusoids
 from quee_hf.backbones.t2t_vit.soft_split import token_grids
 from quee_hf.blueprint import num_tokens
+from quee_hf.execution.engines import ENGINES, REFERENCE
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 TINY |= {"token_size": 8, "num_random_features": 4, "image_size": 32, "num_labels": 5}
@@ -312,6 +313,20 @@ class TestModel:
         assert found.dtype == dtype
         # Eight or eleven bits of a float, through two stages and two blocks.
         assert (found.float() - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("variant", ["t2t-vit", "t2t-vit-softmax"])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != REFERENCE])
+def test_every_engine_routes_as_the_models_own_modules_do(engine, variant):
+    model, pixel_values = routable(VARIANTS[variant]).eval(), images(16)
+    with torch.inference_mode():
+        expected = model(pixel_values, cost_lambda=mixed_lambdas(16))
+        model.set_engine(engine)
+        found = model(pixel_values, cost_lambda=mixed_lambdas(16))
+    assert len(expected.path.unique(dim=0)) >= 3
+    assert torch.equal(found.path, expected.path)
+    # Sums of float32 in another order, through all blocks; no code of these images lies in the middle.
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_transformers_alone_does_not_know_it_but_says_its_type(tmp_path):
