@@ -23,7 +23,7 @@ def layer_norm(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
 def linear(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     """Apply a linear layer to one token; some have no bias."""
     bias = weights.get(f"{name}.bias", 0.0)
-    return np.array([row @ x for row in weights[f"{name}.weight"]]) + bias
+    return weights[f"{name}.weight"] @ x + bias
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -65,10 +65,10 @@ def performer(tokens: list[np.ndarray], weights: Weights, name: str) -> list[np.
     def features(x: np.ndarray) -> np.ndarray:
         return np.array([math.exp(row @ x - x @ x / 2) for row in random]) / math.sqrt(len(random))
 
-    key_features = [features(key) for key in keys]
+    query_features, key_features = ([features(x) for x in each] for each in (queries, keys))
     results = []
-    for query, own in zip(queries, values, strict=True):
-        similar = [features(query) @ each for each in key_features]
+    for query, own in zip(query_features, values, strict=True):
+        similar = [query @ key for key in key_features]
         mixed = sum(weight * value for weight, value in zip(similar, values, strict=True))
         results.append(own + linear(mixed / (sum(similar) + 1e-8), weights, f"{name}.proj"))
     return results
