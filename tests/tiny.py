@@ -42,7 +42,7 @@ _VIT: dict[str, Any] = {**_SIZES, "intermediate_size": 48, "image_size": 32, "pa
 _DINOV2: dict[str, Any] = {**_SIZES, "mlp_ratio": 2, "image_size": 28, "patch_size": 14}
 _T2T: dict[str, Any] = {
     **_SIZES,
-    "intermediate_size": 48,
+    "intermediate_size": 64,
     "image_size": 32,
     "token_size": 8,
     "num_random_features": 4,
@@ -152,7 +152,7 @@ VARIANTS = {
         28,
     ),
     "t2t-vit": Variant("t2t_vit", _t2t, 32),
-    "t2t-vit-softmax": Variant("t2t_vit", partial(_t2t, token_attention="softmax", qkv_bias=True), 32),
+    "t2t-vit-softmax": Variant("t2t_vit", partial(_t2t, token_attention="softmax"), 32),
     "clip-vision": Variant(
         "clip_vision_model", lambda **fields: CLIPVisionModelWithProjection(_vision(**fields)), 30
     ),
