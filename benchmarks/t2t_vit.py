@@ -34,9 +34,10 @@ from quee_hf.tables import markdown_table
 
 COMMAND, PAGE = "python benchmarks/t2t_vit.py", "t2t-vit-7-cifar10"
 IMAGE_SIZE, MARGIN = 64, 8  # pixels; images are moved by up to the margin in training
-EXITS, LEVELS, LAMBDAS = "2,4,7", "8,7,6,5", "0,0.05,0.1,0.2,0.4"
+EXITS, LEVELS, HEAD, LAMBDAS = "2,4,7", "8,7,6,5", "linear", "0,0.01,0.02,0.05,0.1,0.2"
 NUM_UNSEEN = NUM_TEST = 2000
 NUM_ALONE = 200  # test images that are run alone on their paths, too
+MIXED = (0.0, 0.01, 0.05, 0.2)  # lambdas of these images, one after the other
 ENGINES = ("onnxruntime", "openvino", "torch_int8")
 NORMALISATION = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
@@ -139,15 +140,25 @@ def quee(*words: object) -> None:
 
 
 @torch.inference_mode()
-def classify(model: Any, images: Dataset[Any], **options: Any) -> list[Any]:
-    """Run a model on all images, batch by batch."""
-    return [model(batch["pixel_values"], **options) for batch in DataLoader(images, batch_size=50)]
+def classify(model: T2TViTForImageClassification, images: Dataset[Any]) -> Tensor:
+    """Return the logits of all images."""
+    return torch.cat([model(batch["pixel_values"]).logits for batch in DataLoader(images, batch_size=50)])
+
+
+@torch.inference_mode()
+def route(model: QuEEForImageClassification, images: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    """Return logits and paths of images at lambdas that differ from one to the next."""
+    outputs = []
+    for batch in DataLoader(images, batch_size=40):
+        pixel_values = batch["pixel_values"]
+        lambdas = torch.tensor(MIXED).repeat(len(pixel_values))[: len(pixel_values)]
+        outputs.append(model(pixel_values, cost_lambda=lambdas))
+    return torch.cat([one.logits for one in outputs]), torch.cat([one.path for one in outputs])
 
 
 def check_routes(model: QuEEForImageClassification, images: Dataset[Any]) -> dict[str, Any]:
     """Compare routed images with each run alone on its path, and engines with the model's own modules."""
-    routed = classify(model, images, cost_lambda=0.1)
-    logits, paths = (torch.cat([getattr(part, name) for part in routed]) for name in ("logits", "path"))
+    logits, paths = route(model, images)
     largest = 0.0
     for index in range(len(images)):  # type: ignore[arg-type]
         levels = [model.level_list[level] for level in paths[index].tolist() if level >= 0]
@@ -157,7 +168,7 @@ def check_routes(model: QuEEForImageClassification, images: Dataset[Any]) -> dic
     engines = {}
     for name in ENGINES:
         model.set_engine(name)
-        found = torch.cat([part.path for part in classify(model, images, cost_lambda=0.1)])
+        found = route(model, images)[1]
         engines[name] = float((found == paths).all(dim=1).double().mean())
     model.set_engine("torch")
     return {
@@ -171,7 +182,7 @@ def check_routes(model: QuEEForImageClassification, images: Dataset[Any]) -> dic
 def measure(folder: Path, parts: Mapping[str, Path]) -> dict[str, Any]:
     """Build, evaluate on the test images, and return what came of it."""
     build, evaluation = folder / "build", folder / "evaluation.json"
-    settings = ["--exits", EXITS, "--levels", LEVELS]
+    settings = ["--exits", EXITS, "--levels", LEVELS, "--head", HEAD]
     data = ["--train", parts["train"], "--validation", parts["unseen"]]
     quee("build", "--model", folder / "classifier", *data, *settings, "--output", build)
     picture = ROOT / "docs" / "results" / f"{PAGE}.png"
@@ -181,7 +192,7 @@ def measure(folder: Path, parts: Mapping[str, Path]) -> dict[str, Any]:
         AutoImageProcessor.from_pretrained(folder / "classifier", backend="pil")
     )
     classifier = T2TViTForImageClassification.from_pretrained(folder / "classifier")
-    logits = torch.cat([output.logits for output in classify(classifier, test)])
+    logits = classify(classifier, test)
     labels = torch.tensor([test[index]["labels"] for index in range(len(test))])
     model = QuEEForImageClassification.from_pretrained(build / "model")
     return {
@@ -208,6 +219,7 @@ def describe(result: Mapping[str, Any]) -> str:
     rows += [[f"whole network, {row['path'][0]} bits", *_cells(row)] for row in result["uniform_paths"]]
     rows += [[f"routed, λ = {row['cost_lambda']:g}", *_cells(row)] for row in result["points"]]
     same = ", ".join(f"{share:.1%} with `{name}`" for name, share in routes["same_path"].items())
+    lambdas = ", ".join(f"{value:g}" for value in MIXED)
     parts = [
         "# T2T-ViT-7 on CIFAR-10, from scratch",
         f"Written by `{COMMAND}`, with torch {versions['torch']} and transformers {versions['transformers']},"
@@ -221,10 +233,11 @@ def describe(result: Mapping[str, Any]) -> str:
         " measure of the architecture: what it shows is that every step works.",
         f"![Accuracy over cost]({PAGE}.png)",
         markdown_table(["", "cost", "% leaving after each exit", "accuracy"], rows).strip(),
-        f"At λ = 0.1 the first {routes['num_images']} test images take {routes['num_paths_taken']} different"
-        " paths. The largest difference between a logit of the routed batch and that of the image run alone"
-        f" on its path is {routes['largest_difference_from_alone']:.1e}. Images that take the same path on"
-        f" an engine: {same}.",
+        f"The first {routes['num_images']} test images, at λ = {lambdas} in turn, take"
+        f" {routes['num_paths_taken']} different paths. The largest difference between a logit of the routed"
+        " batch and that of the image run alone on its path is"
+        f" {routes['largest_difference_from_alone']:.1e}. Images that take the same path on an engine:"
+        f" {same}.",
     ]
     return "\n\n".join(parts) + "\n"
 
