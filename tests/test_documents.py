@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from tests.hub.loopback import loopback_hub
+from tests.official_t2t_vit import official_weights, write_checkpoint
 from tests.reference.open_clip import random_weights
 from tests.tiny import PROJECTION_SIZE, VARIANTS, images, randomize
 from torch.utils.data import Dataset
@@ -59,7 +60,7 @@ def routed():
 
 @pytest.fixture
 def folder(routed, tmp_path, monkeypatch):
-    """Hold what the documents name: a classifier, a CLIP, a routed model, an image."""
+    """Hold what the documents name: a classifier, a CLIP, a checkpoint, a routed model, an image."""
     from PIL import Image
 
     processor = ViTImageProcessorPil(size={"height": _SIZE, "width": _SIZE}, do_convert_rgb=True)
@@ -67,6 +68,8 @@ def folder(routed, tmp_path, monkeypatch):
     VARIANTS["clip"].build().save_pretrained(tmp_path / "my-clip")
     weights = random_weights(width=64, layers=12, embedding=PROJECTION_SIZE)
     save_file(weights, tmp_path / "open_clip_model.safetensors")
+    official = official_weights(hidden_size=64, num_blocks=7, grid=_SIZE // 16)
+    write_checkpoint(tmp_path / "71.7_T2T_ViT_7.pth.tar", official)
     output = tmp_path / "quickstart-output"
     for name, owner in (("model", routed), ("classifier", small_vit(8))):
         owner.save_pretrained(output / name)

@@ -26,7 +26,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from quee_hf import QuEEForImageClassification, quantize
+from quee_hf import QuEEForImageClassification, T2TViTConfig, T2TViTForImageClassification, quantize
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.exits.reading import ExitReading
 from quee_hf.gates import LRAGates
@@ -40,6 +40,13 @@ LOGIT_SCALE = 3.0  # natural logarithm, as CLIP stores it
 _SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": NUM_BLOCKS}
 _VIT: dict[str, Any] = {**_SIZES, "intermediate_size": 48, "image_size": 32, "patch_size": 8}
 _DINOV2: dict[str, Any] = {**_SIZES, "mlp_ratio": 2, "image_size": 28, "patch_size": 14}
+_T2T: dict[str, Any] = {
+    **_SIZES,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "token_size": 8,
+    "num_random_features": 4,
+}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -114,6 +121,13 @@ def _classifier(
     return model_class(config_class(**{**fields, "num_labels": NUM_LABELS, **overrides}))
 
 
+def _t2t(**fields: Any) -> PreTrainedModel:
+    """Build a T2T-ViT whose random features, which are no parameters, are always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return _classifier(T2TViTForImageClassification, T2TViTConfig, _T2T, **fields)
+
+
 _DINOV2_CLASSES = (Dinov2ForImageClassification, Dinov2Config)
 VARIANTS = {
     "vit": Variant("vit", partial(_classifier, ViTForImageClassification, ViTConfig, _VIT), 32),
@@ -137,6 +151,8 @@ VARIANTS = {
         partial(_classifier, Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig, _DINOV2),
         28,
     ),
+    "t2t-vit": Variant("t2t_vit", _t2t, 32),
+    "t2t-vit-softmax": Variant("t2t_vit", partial(_t2t, token_attention="softmax"), 32),
     "clip-vision": Variant(
         "clip_vision_model", lambda **fields: CLIPVisionModelWithProjection(_vision(**fields)), 30
     ),

@@ -1,11 +1,18 @@
 """Trained vision transformers that spend less on easy images.
 
-Importing the package registers the config and the model with the Auto classes of transformers, and its
-pipeline for image classification.
+Importing the package registers its configs and models with the Auto classes of transformers, and its pipeline
+for image classification.
 """
 
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
+from quee_hf.backbones.t2t_vit import (
+    T2TViTConfig,
+    T2TViTForImageClassification,
+    T2TViTModel,
+    load_t2t_vit_checkpoint,
+    t2t_vit_image_processor,
+)
 from quee_hf.certification import certify
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import (
@@ -39,17 +46,25 @@ __all__ = [
     "QuEEForImageClassification",
     "QuEEImageClassifierOutput",
     "QuEEPreTrainedModel",
+    "T2TViTConfig",
+    "T2TViTForImageClassification",
+    "T2TViTModel",
     "UnsupportedBackboneError",
     "add_level",
     "calibrate",
     "certify",
     "load_calibration",
+    "load_t2t_vit_checkpoint",
     "profile",
     "quantize",
     "recommended_arguments",
     "save_calibration",
+    "t2t_vit_image_processor",
 ]
 
 AutoConfig.register(QuEEConfig.model_type, QuEEConfig, exist_ok=True)
 AutoModelForImageClassification.register(QuEEConfig, QuEEForImageClassification, exist_ok=True)
+AutoConfig.register(T2TViTConfig.model_type, T2TViTConfig, exist_ok=True)
+AutoModel.register(T2TViTConfig, T2TViTModel, exist_ok=True)
+AutoModelForImageClassification.register(T2TViTConfig, T2TViTForImageClassification, exist_ok=True)
 register_pipeline()

@@ -108,15 +108,12 @@ def _segment_bits(config: QuEEConfig) -> list[list[float]]:
 
 def num_tokens(config: QuEEConfig) -> int:
     """Return the number of tokens of one image: patches, and the tokens before them."""
-    (height, width), (patch_height, patch_width) = image_size(config), _pair(config.backbone.patch_size)
-    prefix = get_family(config.backbone).num_prefix_tokens(config.backbone)
-    return (height // patch_height) * (width // patch_width) + prefix
+    backbone = config.backbone
+    family = get_family(backbone)
+    return family.num_patches(backbone, *image_size(config)) + family.num_prefix_tokens(backbone)
 
 
 def image_size(config: QuEEConfig) -> tuple[int, int]:
     """Return height and width of an image, in pixels."""
-    return _pair(cast(int, config.image_size))
-
-
-def _pair(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    size = cast(int | list[int], config.image_size)
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -53,7 +53,7 @@ class QuEEConfig(PreTrainedConfig):
     """Describe a backbone, where it may exit, at which levels, and how it decides.
 
     Args:
-        backbone_config: Config of the wrapped ViT, DeiT, DINOv2 or CLIP vision model.
+        backbone_config: Config of the wrapped ViT, DeiT, DINOv2, T2T-ViT or CLIP vision model.
         exit_blocks: Blocks that are followed by an exit, counted from 1, ascending; the last must be the
             backbone's last block, whose exit is the backbone's own head.
         levels: How a segment may be computed, from most to least exact: bit-widths 2 to 8, "bf16", "fp32".

@@ -64,7 +64,7 @@ class QuEEForImageClassification(RoutableModel):
         """Wrap a trained HF classifier; its exits and gates are new and untrained.
 
         Args:
-            backbone: Hub id, directory, or a loaded ViT, DeiT, DINOv2 or CLIP model.
+            backbone: Hub id, directory, or a loaded ViT, DeiT, DINOv2, T2T-ViT or CLIP model.
             class_embeddings: CLIP only: `(classes, size)` text embeddings, or a safetensors file that holds
                 them as `class_embeddings` and perhaps `logit_scale`.
             logit_scale: CLIP only: natural logarithm of what multiplies the cosine; `None` takes the

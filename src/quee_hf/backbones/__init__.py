@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig
 from quee_hf.backbones.clip import CLIP_VISION
 from quee_hf.backbones.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from quee_hf.backbones.family import BackboneFamily
+from quee_hf.backbones.t2t_vit.adapter import T2T_VIT
 from quee_hf.backbones.vit import DEIT, VIT
 from quee_hf.errors import UnsupportedBackboneError
 
@@ -14,6 +15,7 @@ BACKBONES: dict[str, BackboneFamily] = {
     "dinov2": DINOV2,
     "dinov2_with_registers": DINOV2_WITH_REGISTERS,
     "clip_vision_model": CLIP_VISION,
+    "t2t_vit": T2T_VIT,
 }
 
 

@@ -38,6 +38,13 @@ class SourceModel:
     head: nn.Linear
 
 
+def _count_patches(config: PreTrainedConfig, height: int, width: int) -> int:
+    """Return how many patches side by side an image has; what fills no patch is not seen."""
+    size: Any = config.patch_size
+    patch_height, patch_width = (size, size) if isinstance(size, int) else size
+    return int((height // patch_height) * (width // patch_width))
+
+
 @dataclass(frozen=True)
 class BackboneFamily:
     """How to rebuild one kind of HF model as a trunk.
@@ -48,6 +55,7 @@ class BackboneFamily:
         num_prefix_tokens: Tokens before the patches: class, distillation, registers.
         pooling: Which tokens the model's own head reads.
         locate: Finds the modules in a loaded HF model; raises `UnsupportedBackboneError` if it has no head.
+        num_patches: Patches that become tokens, from the HF config and an image's height and width.
         has_pre_norm: Whether tokens are normalised before the first block (CLIP).
         is_contrastive: Whether the head projects into an embedding that is compared with class embeddings.
     """
@@ -57,5 +65,6 @@ class BackboneFamily:
     num_prefix_tokens: Callable[[PreTrainedConfig], int]
     pooling: Pooling
     locate: Callable[[PreTrainedModel], SourceModel]
+    num_patches: Callable[[PreTrainedConfig, int, int], int] = _count_patches
     has_pre_norm: bool = False
     is_contrastive: bool = False

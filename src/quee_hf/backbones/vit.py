@@ -1,4 +1,4 @@
-"""ViT and DeiT."""
+"""ViT and DeiT, and what other backbones with blocks like theirs share with them."""
 
 from typing import Any, cast
 
@@ -12,7 +12,8 @@ from quee_hf.backbones.family import BackboneFamily, SourceBlock, SourceModel
 from quee_hf.errors import UnsupportedBackboneError
 
 
-def _shape(config: PreTrainedConfig) -> BlockShape:
+def vit_shape(config: PreTrainedConfig) -> BlockShape:
+    """Return the sizes of blocks that are like those of ViT."""
     return BlockShape(
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,
@@ -23,16 +24,13 @@ def _shape(config: PreTrainedConfig) -> BlockShape:
     )
 
 
-def _locate(model: PreTrainedModel) -> SourceModel:
-    if isinstance(model, ViTForImageClassification):
-        base: Any = model.vit
-    elif isinstance(model, DeiTForImageClassification):
-        base = model.deit
-    else:
-        raise UnsupportedBackboneError(
-            f"{type(model).__name__} is not supported: ViT and DeiT need a ForImageClassification model (for"
-            " DeiT, the one without a distillation head)."
-        )
+def vit_modules(base: Any, classifier: nn.Module) -> SourceModel:
+    """Return the modules of a classifier that is built like ViT.
+
+    Args:
+        base: What has its `embeddings`, `layers` and `layernorm`.
+        classifier: Its head.
+    """
     blocks = [
         SourceBlock(
             norm1=layer.layernorm_before,
@@ -46,12 +44,31 @@ def _locate(model: PreTrainedModel) -> SourceModel:
         )
         for layer in base.layers
     ]
-    return SourceModel(base.embeddings, None, blocks, base.layernorm, cast(nn.Linear, model.classifier))
+    return SourceModel(base.embeddings, None, blocks, base.layernorm, cast(nn.Linear, classifier))
+
+
+def _locate(model: PreTrainedModel) -> SourceModel:
+    if isinstance(model, ViTForImageClassification):
+        return vit_modules(model.vit, model.classifier)
+    if isinstance(model, DeiTForImageClassification):
+        return vit_modules(model.deit, model.classifier)
+    raise UnsupportedBackboneError(
+        f"{type(model).__name__} is not supported: ViT and DeiT need a ForImageClassification model (for"
+        " DeiT, the one without a distillation head)."
+    )
 
 
 VIT = BackboneFamily(
-    shape=_shape, make_embeddings=ViTEmbeddings, num_prefix_tokens=lambda _: 1, pooling="cls", locate=_locate
+    shape=vit_shape,
+    make_embeddings=ViTEmbeddings,
+    num_prefix_tokens=lambda _: 1,
+    pooling="cls",
+    locate=_locate,
 )
 DEIT = BackboneFamily(
-    shape=_shape, make_embeddings=DeiTEmbeddings, num_prefix_tokens=lambda _: 2, pooling="cls", locate=_locate
+    shape=vit_shape,
+    make_embeddings=DeiTEmbeddings,
+    num_prefix_tokens=lambda _: 2,
+    pooling="cls",
+    locate=_locate,
 )

@@ -65,8 +65,8 @@ def build(
 ) -> None:
     r"""Turn a trained classifier into a QuEE model: exits, levels, gates and operating points.
 
-    Works for ViT, DeiT, DINOv2 and CLIP; the classifier itself is not trained further. A build has seven
-    stages; if it is interrupted, give the same command again.
+    Works for ViT, DeiT, DINOv2, T2T-ViT and CLIP; the classifier itself is not trained further. A build has
+    seven stages; if it is interrupted, give the same command again.
 
     Every image has one role: of the training images, 85 % train the exit heads, 10 % tell when to stop, and
     5 % are for calibration; the validation images are for gates and operating points, as `--gate-fraction`

@@ -48,9 +48,9 @@ def quantize(
 ) -> None:
     r"""Give a trained classifier integer levels, without exits or training.
 
-    Works for ViT, DeiT, DINOv2 and CLIP, and for a QuEE model that still has its float weights. All levels
-    are made from one calibration. With `--data` the accuracy of each is measured beside full precision's;
-    with `--levels auto` those that are accurate enough are kept.
+    Works for ViT, DeiT, DINOv2, T2T-ViT and CLIP, and for a QuEE model that still has its float weights. All
+    levels are made from one calibration. With `--data` the accuracy of each is measured beside full
+    precision's; with `--levels auto` those that are accurate enough are kept.
 
     **Example**
 

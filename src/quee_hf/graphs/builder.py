@@ -67,8 +67,18 @@ class GraphBuilder:
 
     def norm(self, x: str, norm: Any) -> str:
         """Add a `torch.nn.LayerNorm`."""
-        scale, bias = self.constant(norm.weight), self.constant(norm.bias)
-        return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.eps)
+        return self.layer_norm(x, norm.weight, norm.bias, norm.eps)
+
+    def layer_norm(self, x: str, weight: Tensor, bias: Tensor, eps: float) -> str:
+        """Add a layer norm over the last dimension."""
+        scale, offset = self.constant(weight), self.constant(bias)
+        return self.add("LayerNormalization", x, scale, offset, axis=-1, epsilon=eps)
+
+    def prepend(self, first: Tensor, x: str) -> str:
+        """Put the same rows, `(rows, size)`, before those of every image, `(batch, tokens, size)`."""
+        batch = self.add("Shape", x, start=0, end=1)
+        target = self.add("Concat", batch, self.constant(list(first.shape)), axis=0)
+        return self.add("Concat", self.add("Expand", self.constant(first[None]), target), x, axis=1)
 
     def linear(self, x: str, weight: Tensor, bias: Tensor | None) -> str:
         """Add a linear layer in floats; `weight` is `(out, in)`.

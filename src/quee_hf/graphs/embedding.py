@@ -1,4 +1,4 @@
-"""The patch embedding as an ONNX graph."""
+"""The embedding as an ONNX graph."""
 
 from typing import NamedTuple, cast
 
@@ -6,8 +6,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from quee_hf.backbones.t2t_vit.embeddings import T2TViTEmbeddings
 from quee_hf.backbones.trunk import Trunk
 from quee_hf.graphs.builder import GraphBuilder
+from quee_hf.graphs.soft_splits import add_t2t_tokens
 
 
 class Embedding(NamedTuple):
@@ -47,35 +49,44 @@ class Embedding(NamedTuple):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of an image: channels, height, width."""
+        embeddings = self.trunk.embeddings
+        if isinstance(embeddings, T2TViTEmbeddings):
+            return (embeddings.num_channels, *self.image_size)
         return (self.convolution.in_channels, *self.image_size)
 
 
 def embedding_graph(embedding: Embedding, num_tokens: int) -> onnx.ModelProto:
     """Return a graph from `pixel_values`, `(batch, channels, height, width)`, to `hidden`."""
     graph = GraphBuilder("pixel_values", embedding.input_shape)
-    shape = num_tokens, embedding.convolution.out_channels
+    shape = num_tokens, embedding.trunk.norm.normalized_shape[0]
     graph.output(add_embedding(graph, embedding), "hidden", shape)
     return graph.model("embedding")
 
 
 def add_embedding(graph: GraphBuilder, embedding: Embedding) -> str:
-    """Add tokens of the graph's first input.
-
-    They are a linear map of patches, plus what does not depend on the image: class token, positions, bias.
-    Runtimes are quicker at the product of matrices than at the convolution that it is.
-    """
-    trunk, convolution = embedding.trunk, embedding.convolution
-    patches = graph.linear(_add_patches(graph, embedding), convolution.weight.flatten(1), None)
-    fixed = _tokens_of_black(trunk, embedding.input_shape)
-    size, prefix = convolution.out_channels, trunk.num_prefix_tokens
-    patches = graph.add("Add", patches, graph.constant(fixed[prefix:]))
-    batch = graph.add("Shape", graph.input, start=0, end=1)
-    target = graph.add("Concat", batch, graph.constant([prefix, size]), axis=0)
-    first = graph.add("Expand", graph.constant(fixed[None, :prefix]), target)
-    tokens = graph.add("Concat", first, patches, axis=1)
+    """Add tokens of the graph's first input."""
+    trunk = embedding.trunk
+    if isinstance(trunk.embeddings, T2TViTEmbeddings):
+        tokens = add_t2t_tokens(graph, trunk.embeddings)
+    else:
+        tokens = _add_patch_tokens(graph, embedding)
     if isinstance(trunk.pre_norm, nn.LayerNorm):
         tokens = graph.norm(tokens, trunk.pre_norm)
     return tokens
+
+
+def _add_patch_tokens(graph: GraphBuilder, embedding: Embedding) -> str:
+    """Add a linear map of patches, and what does not depend on the image: class token, positions, bias.
+
+    Runtimes are quicker at the product of matrices than at the convolution that it is.
+    """
+    patches = graph.linear(_add_patches(graph, embedding), embedding.convolution.weight.flatten(1), None)
+    fixed, prefix = (
+        _tokens_of_black(embedding.trunk, embedding.input_shape),
+        embedding.trunk.num_prefix_tokens,
+    )
+    patches = graph.add("Add", patches, graph.constant(fixed[prefix:]))
+    return graph.prepend(fixed[:prefix], patches)
 
 
 def _add_patches(graph: GraphBuilder, embedding: Embedding) -> str:
