@@ -109,7 +109,7 @@ class GraphEngine(Engine):
 
     @cached_property
     def _image_shape(self) -> tuple[int, ...]:
-        return self._embedding().input_shape
+        return self.embedding().input_shape
 
     def _is_last(self, segment: int) -> bool:
         return segment == self.source.config.num_exits - 1
