@@ -236,8 +236,8 @@ def describe(result: Mapping[str, Any]) -> str:
         f"![Accuracy over cost]({PAGE}.png)",
         markdown_table(["", "cost", "% leaving after each exit", "accuracy"], rows).strip(),
         f"The first {routes['num_images']} test images, at λ = {lambdas} in turn, take"
-        f" {routes['num_paths_taken']} different paths. Of them {routes['share_near_alone']:.1%} have the logits that they"
-        f" have alone on their paths within {NEAR:g}, the others within"
+        f" {routes['num_paths_taken']} different paths. Of them {routes['share_near_alone']:.1%} have the"
+        f" logits that they have alone on their paths within {NEAR:g}, the others within"
         f" {routes['largest_difference_from_alone']:.1e}: there, a number lies so near the middle between two"
         " codes that the order of a sum decides. Images that take the same path on an engine:"
         f" {same}.",
