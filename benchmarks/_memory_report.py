@@ -22,7 +22,7 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
         f"Written by `python benchmarks/memory.py` on {result['date']}, with {named}.",
         f"{result['model']}; {result['threads']} threads, batches of {result['batch_size']}, routed by gates"
         " that are not trained, after every segment has run at every level that routing may choose. Each"
-        f" configuration is measured in {result['rounds']} processes of its own; numbers are medians, in MB"
+        f" configuration is measured in processes of its own, {result['rounds']} of them; medians, in MB"
         " of a million bytes, above the same process after it has loaded and run a tiny model of the same"
         " kind on the same engine.",
         '*On paper* are the bytes of all tensors: codes at their bits, bfloat16 for "bf16", and the rest'

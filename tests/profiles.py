@@ -1,8 +1,24 @@
-"""Times as if they had been measured, and a clock that stands still unless it is told otherwise."""
+"""Times as if they had been measured, a certificate, and a clock that stands still unless it is told otherwise."""
 
 from quee_hf.measurements import Profile
 
 BATCH_SIZES = [1, 4]
+
+CERTIFICATE = {
+    "promise": "accuracy",
+    "max_accuracy_drop": 0.01,
+    "confidence": 0.95,
+    "method": "betting",
+    "cost_lambda": 0.2,
+    "cost": 0.5,
+    "observed": 0.001,
+    "num_images": 2000,
+    "data": "ab12",
+    "cost_model": "latency",
+    "engine": "openvino",
+    "weights": "cd34",
+    "date": "2026-11-22",
+}
 
 
 class FakeClock:

@@ -7,27 +7,12 @@ import sys
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from tests.profiles import make_profile
+from tests.profiles import CERTIFICATE, make_profile
 from transformers import AutoConfig, CLIPVisionConfig, Dinov2Config, ViTConfig
 
 from quee_hf import IncompatibleCheckpointError, QuEEConfig
 from quee_hf.configuration import FORMAT_VERSION
 
-CERTIFICATE = {
-    "promise": "accuracy",
-    "max_accuracy_drop": 0.01,
-    "confidence": 0.95,
-    "method": "betting",
-    "cost_lambda": 0.2,
-    "cost": 0.5,
-    "observed": 0.001,
-    "num_images": 2000,
-    "data": "ab12",
-    "cost_model": "latency",
-    "engine": "openvino",
-    "weights": "cd34",
-    "date": "2026-11-22",
-}
 POINT = {"cost_lambda": 0.1, "cost": 0.5, "accuracy": 0.9, "num_images": 10, "latency_ms": 4.5}
 FULL = {
     "backbone_config": ViTConfig(num_hidden_layers=6, image_size=48, patch_size=8).to_dict(),

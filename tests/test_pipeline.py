@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.profiles import CERTIFICATE
 from tests.tiny import routable
 from transformers import (
     ImageClassificationPipeline,
@@ -545,20 +546,12 @@ class TestRoutingArguments:
 
     def test_max_accuracy_drop_takes_a_certified_lambda(self, saved, pictures, expected):
         model = QuEEForImageClassification.from_pretrained(saved)
+        told = {"cost_model": model.config.cost_model, "engine": "torch"}
         certificate = {
-            "promise": "accuracy",
-            "max_accuracy_drop": 0.01,
-            "confidence": 0.95,
-            "method": "betting",
+            **CERTIFICATE,
+            **told,
             "cost_lambda": COST_LAMBDA,
-            "cost": 0.5,
-            "observed": 0.0,
-            "num_images": 1000,
-            "data": "",
-            "cost_model": model.config.cost_model,
-            "engine": "torch",
             "weights": fingerprint_of_weights(model),
-            "date": "2026-11-22",
         }
         model.config.certificates = [certificate]
         classify = pipeline(TASK, model=model, image_processor=processor(), return_routing=True, device="cpu")

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tests.profiles import CERTIFICATE
 from tests.tiny import (
     NUM_LABELS,
     PROJECTION_SIZE,
@@ -33,7 +34,7 @@ def clip(**fields) -> QuEEForImageClassification:
     model = routable(VARIANTS["clip"], **fields)
     config = model.config
     config.operating_points, config.cost_lambda = [POINT], 0.1
-    config.certificates = [{"risk": 0.1}]
+    config.certificates = [CERTIFICATE]
     config.record = {"license": "mit", "measured": {"accuracy": 0.5}}
     return model.eval()
 

@@ -9,14 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from quee_hf.errors import IncompatibleCheckpointError
 from quee_hf.levels import Level, check_levels
-from quee_hf.measurements import (
-    Profile,
-    check_certificates,
-    check_cost_table,
-    check_points,
-    check_record,
-    without,
-)
+from quee_hf.measurements import Profile, check_cost_table, check_measurements, without
 from quee_hf.schemes import QuantizationScheme, check_kept
 
 FORMAT_VERSION = 2
@@ -293,9 +286,7 @@ class QuEEConfig(PreTrainedConfig):
             raise ValueError(f"`image_size` must be at least 1, got {size}.")
         if self.scheme is not None:
             check_kept(self.scheme.kept, getattr(self.backbone_config, "num_hidden_layers", None))
-        check_record(self.record, self.num_exits, len(self.levels))
-        check_points(self.operating_points, self.cost_model)
-        check_certificates(self.certificates)
+        check_measurements(self, self.num_exits, len(self.levels))
 
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 # What a config may keep of how its model came about.
 RECORDS = ("base_model", "license", "roles", "measured", "profile")
@@ -82,6 +82,22 @@ def check_cost_table(table: Sequence[Sequence[float]], rows: int, columns: int) 
         raise ValueError(f"`cost_table` must have {rows} rows (segments) of {columns} columns (levels).")
     if not all(math.isfinite(cost) and cost > 0 for row in table for cost in row):
         raise ValueError("`cost_table` must hold positive, finite costs.")
+
+
+class Measured(Protocol):
+    """What holds what was measured of a model: its config."""
+
+    record: dict[str, Any] | None
+    operating_points: list[dict[str, Any]] | None
+    certificates: list[dict[str, Any]] | None
+    cost_model: str
+
+
+def check_measurements(measured: Measured, rows: int, columns: int) -> None:
+    """Raise `ValueError` unless all of it is what it must be, for so many segments and levels."""
+    check_record(measured.record, rows, columns)
+    check_points(measured.operating_points, measured.cost_model)
+    check_certificates(measured.certificates)
 
 
 def check_points(points: Sequence[Mapping[str, Any]] | None, cost_model: str) -> None:

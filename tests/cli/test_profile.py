@@ -113,7 +113,7 @@ def test_another_directory_gets_the_whole_model(built, tmp_path, quee):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-sizes", "0"], "`batch_sizes` must be numbers of at least 1"),
+        (["--batch-sizes", "0"], "`batch_sizes` must be a list of whole numbers of at least 1"),
         (["--batch-sizes", "a"], "is not a list of whole numbers"),
         (["--batch-size", "3"], "must be one of"),
         (["--engine", "abacus"], "`engine` must be one of"),

@@ -124,7 +124,7 @@ def _points(config: QuEEConfig, _repo_id: str | None) -> str:
     return (
         "## Operating points\n\n![Accuracy over cost](operating_points.png)\n\n"
         f"Measured on {points[0]['num_images']} images{_used(config)}. Other images cost and err differently:"
-        f" these are measurements, no promises.\n\n{markdown_table(header, rows)}"
+        f" these are measurements, not guarantees.\n\n{markdown_table(header, rows)}"
     )
 
 
