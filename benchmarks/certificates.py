@@ -54,9 +54,9 @@ def measure(run: Path, model: QuEEForImageClassification, processor: Any, num_te
     whole, full_cost = classify(model, batches, path=[model.level_list[0]] * model.config.num_exits)
     rows = []
     for kind, method in WAYS:
-        for limit in LIMITS:
-            promise = Promise(kind, limit, CONFIDENCE, method, images.fingerprint)
-            found = certify_outputs(model, outputs, promise)
+        promise = Promise(kind, CONFIDENCE, method, images.fingerprint)
+        certified = certify_outputs(model, outputs, promise, LIMITS)
+        for limit, found in zip(LIMITS, certified, strict=True):
             row = {"promise": kind, "method": method, "limit": limit, "needed": found.images_needed}
             if found.certificate is not None:
                 value = found.certificate["cost_lambda"]

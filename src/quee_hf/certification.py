@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -74,9 +75,8 @@ def certify(
     model.check_gates_are_trained()
     if not isinstance(data, PathOutputs):
         data = collect_path_outputs(model.network, data, device=model.device)
-    found = certify_outputs(
-        model, data, Promise(promise, max_accuracy_drop, confidence, method, fingerprint_of(data))
-    )
+    kept = Promise(promise, confidence, method, fingerprint_of(data))
+    (found,) = certify_outputs(model, data, kept, [max_accuracy_drop])
     if found.certificate is not None:
         keep(model, found.certificate)
     return found
@@ -86,38 +86,42 @@ class Promise(NamedTuple):
     """What is to be certified, and by which images."""
 
     kind: str
-    limit: float
     confidence: float
     method: str
     fingerprint: str  # of the images
 
 
 def certify_outputs(
-    model: QuEEForImageClassification, outputs: PathOutputs, promise: Promise
-) -> Certification:
-    """Do what `certify` does, of outputs that are there, and keep nothing."""
+    model: QuEEForImageClassification, outputs: PathOutputs, promise: Promise, limits: Sequence[float]
+) -> list[Certification]:
+    """Do what `certify` does, for several limits, of outputs that are there, and keep nothing."""
+    weights = fingerprint_of_weights(model)
     losses, costs = _losses(model, outputs, promise.kind)
     level, p_value = 1 - promise.confidence, METHODS[promise.method]
-    row = last_certified(losses, promise.limit, level, p_value)
-    if row is None:
-        needed = images_needed(losses[0], promise.limit, level, p_value)
-        return Certification(None, len(outputs), needed)
-    certificate: Certificate = {
-        "promise": promise.kind,
-        "max_accuracy_drop": promise.limit,
-        "confidence": promise.confidence,
-        "method": promise.method,
-        "cost_lambda": LAMBDAS[row],
-        "cost": round(costs[row], 6),
-        "observed": round(float(losses[row].mean()), 6),
-        "num_images": len(outputs),
-        "data": promise.fingerprint,
-        "cost_model": model.config.cost_model,
-        "engine": model.engine,
-        "weights": fingerprint_of_weights(model),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    return Certification(certificate, len(outputs), None)
+    found = []
+    for limit in limits:
+        row = last_certified(losses, limit, level, p_value)
+        if row is None:
+            needed = images_needed(losses[0], limit, level, p_value)
+            found.append(Certification(None, len(outputs), needed))
+            continue
+        certificate: Certificate = {
+            "promise": promise.kind,
+            "max_accuracy_drop": limit,
+            "confidence": promise.confidence,
+            "method": promise.method,
+            "cost_lambda": LAMBDAS[row],
+            "cost": round(costs[row], 6),
+            "observed": round(float(losses[row].mean()), 6),
+            "num_images": len(outputs),
+            "data": promise.fingerprint,
+            "cost_model": model.config.cost_model,
+            "engine": model.engine,
+            "weights": weights,
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        found.append(Certification(certificate, len(outputs), None))
+    return found
 
 
 def keep(model: QuEEForImageClassification, certificate: Certificate) -> None:

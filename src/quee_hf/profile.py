@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from quee_hf.blueprint import image_size
-from quee_hf.execution.engines import REFERENCE, make_engine
+from quee_hf.execution.engines import EXTRAS, make_engine
 from quee_hf.execution.engines.network import EngineNetwork
 from quee_hf.execution.network import Network
 from quee_hf.execution.timing import Clock, PartTimes, time_parts
@@ -145,7 +145,7 @@ def _describe(model: QuEEForImageClassification, times: Mapping[int, PartTimes],
 
 def _versions(engine: str) -> dict[str, str]:
     found = {}
-    for name in ("quee-hf", "torch", *([] if engine.startswith(REFERENCE) else [engine])):
+    for name in ("quee-hf", "torch", *({engine} & set(EXTRAS))):
         try:
             found[name.replace("-", "_")] = version(name)
         except PackageNotFoundError:  # imported from a source tree, or a variant of another name

@@ -15,7 +15,6 @@ from quee_hf.routing.certify import (
     images_needed,
     in_random_order,
     last_certified,
-    safest_first,
     signed_gaps,
 )
 
@@ -121,14 +120,6 @@ class TestLosses:
         assert sorted(order) == list(range(100))
         assert (order != np.arange(100)).any()
         assert (order == in_random_order(100)).all()
-
-    @pytest.mark.parametrize("lambdas", [[], [-0.1], [math.inf], [math.nan]])
-    def test_bad_lambdas_are_refused(self, lambdas):
-        with pytest.raises(ValueError, match="finite and at least 0"):
-            safest_first(lambdas)
-
-    def test_safest_first(self):
-        assert safest_first([0.5, 0, 0.5, 0.1]) == [0.0, 0.1, 0.5]
 
 
 STEPS = np.linspace(0, 1, 60)  # how far lambda has gone from the safest to the cheapest

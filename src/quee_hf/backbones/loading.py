@@ -101,9 +101,8 @@ def _own_scale(model: PreTrainedModel) -> float:
     """Return the natural logarithm of what multiplies a CLIP model's cosine."""
     if isinstance(model, CLIPModel):
         return float(model.logit_scale.item())
-    return float(
-        getattr(model.config, "logit_scale", DEFAULT_LOGIT_SCALE)
-    )  # a converted vision tower has one
+    # That of a vision tower which was converted is in its config.
+    return float(getattr(model.config, "logit_scale", DEFAULT_LOGIT_SCALE))
 
 
 def _hub_id(model: PreTrainedModel) -> str | None:

@@ -1,7 +1,7 @@
 """`quee certify`: the cheapest lambda that keeps a promise about accuracy."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,13 +11,6 @@ from quee_hf.cli.keeping import check_place, keep_measured
 
 _ROLE = "certification"
 _WHAT = "What to promise"  # panel
-
-
-class _Plan(NamedTuple):
-    data: str
-    limit: int | None
-    match_labels: str
-    skip_bad: bool
 
 
 def certify(
@@ -57,12 +50,7 @@ def certify(
             rich_help_panel=_WHAT,
         ),
     ] = "betting",
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Use this many of the images, evenly spread.", rich_help_panel=options.SOURCES
-        ),
-    ] = None,
+    limit: options.Limit = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Directory for the certified model, new or empty; the model's own if not given."),
@@ -88,7 +76,7 @@ def certify(
     """
     limits = options.parse_numbers(max_accuracy_drop, "--max-accuracy-drop")
     check_place(model, output)
-    plan, what = _Plan(data, limit, match_labels, skip_bad), (promise, confidence, method)
+    plan, what = options.Images(data, limit, match_labels, skip_bad), (promise, confidence, method)
     with library_output_on_stderr():
         result = _certify((model, revision, device), (engine, batch_size), plan, limits, what, output)
     if as_json:
@@ -100,7 +88,7 @@ def certify(
 def _certify(
     source: tuple[str, str, str],
     running: tuple[str, int],
-    plan: _Plan,
+    plan: options.Images,
     limits: list[float],
     what: tuple[str, float, str],
     output: Path | None,
@@ -123,13 +111,10 @@ def _certify(
     check_unused(model.config, images, plan.data, but=(_ROLE, OPERATING_POINTS))
     prepared = images.with_processor(image_processor)
     outputs = collect_path_outputs(model.network, prepared, batch_size=running[1], device=model.device)
-    found = []
-    for value in limits:
-        promise = Promise(kind, value, confidence, method, images.fingerprint)
-        result = certify_outputs(model, outputs, promise)
-        found.append({"max_accuracy_drop": value, **result._asdict()})
-        if result.certificate is not None:
-            keep(model, result.certificate)
+    found = certify_outputs(model, outputs, Promise(kind, confidence, method, images.fingerprint), limits)
+    for each in found:
+        if each.certificate is not None:
+            keep(model, each.certificate)
     record_roles(model.config, describe_roles(plan.data, {_ROLE: images}))
     keep_measured(source[0], output, model, image_processor)
     return {
@@ -139,7 +124,9 @@ def _certify(
         "promise": kind,
         "confidence": confidence,
         "method": method,
-        "results": found,
+        "results": [
+            {"max_accuracy_drop": value, **each._asdict()} for value, each in zip(limits, found, strict=True)
+        ],
     }
 
 

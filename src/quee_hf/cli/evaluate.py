@@ -54,9 +54,7 @@ def evaluate(
             help="Picture to write, accuracy over cost (.png, .svg, .pdf); beside the JSON file if not given."
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use this many of the images, evenly spread.")
-    ] = None,
+    limit: options.Limit = None,
     record: Annotated[
         bool,
         typer.Option(

@@ -1,4 +1,4 @@
-"""Where verbs keep what they have measured of a model: in its config, there or in a copy."""
+"""Where verbs keep models, and what they have measured of one: in its config, there or in a copy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ def keep_measured(
     if output is None:
         _keep(Path(source), model)
     else:
-        _save(output, model, image_processor)
+        save_model(output, model, image_processor)
 
 
 def _keep(folder: Path, model: "QuEEForImageClassification") -> None:
@@ -48,7 +48,8 @@ def _keep(folder: Path, model: "QuEEForImageClassification") -> None:
     write_card(folder, config)
 
 
-def _save(output: Path, model: "QuEEForImageClassification", image_processor: Any) -> None:
+def save_model(output: Path, model: "QuEEForImageClassification", image_processor: Any) -> None:
+    """Write a model and its image processor to a new directory, whole or not at all."""
     from quee_hf.checkpoints import atomic_directory
 
     with atomic_directory(output) as staging:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import typer
 
@@ -33,6 +33,10 @@ MatchLabels = Annotated[
         " same classes in the same order, whatever they are called).",
         rich_help_panel=SOURCES,
     ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Use this many of the images, evenly spread.", rich_help_panel=SOURCES),
 ]
 ClassEmbeddings = Annotated[
     Path | None,
@@ -91,6 +95,15 @@ Revision = Annotated[
     typer.Option(help="Branch, tag or commit of a model on the Hub.", rich_help_panel=RUNNING),
 ]
 Model = Annotated[str, typer.Argument(help="Directory or Hub id of a QuEE model, such as RUN/model.")]
+
+
+class Images(NamedTuple):
+    """Which images to read, and how."""
+
+    data: str
+    limit: int | None
+    match_labels: str
+    skip_bad: bool
 
 
 def parse_numbers(text: str, option: str) -> list[float]:

@@ -1,7 +1,7 @@
 """`quee profile`: how long the parts of a model take on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 
 _FEW_RUNS = 9
 _HOW = "How to measure"  # panel
-
-
-class _Plan(NamedTuple):
-    data: str
-    limit: int | None
-    match_labels: str
-    skip_bad: bool
 
 
 def profile(
@@ -53,12 +46,7 @@ def profile(
             rich_help_panel=options.SOURCES,
         ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Use this many of the images, evenly spread.", rich_help_panel=options.SOURCES
-        ),
-    ] = None,
+    limit: options.Limit = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Directory for the measured model, new or empty; the model's own if not given."),
@@ -87,7 +75,7 @@ def profile(
         "threads": threads,
         "max_seconds": seconds,
     }
-    plan = None if data is None else _Plan(data, limit, match_labels, skip_bad)
+    plan = None if data is None else options.Images(data, limit, match_labels, skip_bad)
     with library_output_on_stderr():
         config = _profile((model, revision, device), engine, how, plan, output)
         result = _describe(model, config, output)
@@ -101,7 +89,7 @@ def _profile(
     source: tuple[str, str, str],
     engine: str,
     how: dict[str, Any],
-    plan: _Plan | None,
+    plan: options.Images | None,
     output: Path | None,
 ) -> "QuEEConfig":
     from quee_hf.build.refitting import read_measuring_images, refit_operating_points

@@ -8,6 +8,7 @@ import typer
 
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, show, show_json
+from quee_hf.cli.keeping import save_model
 
 
 def set_classes(
@@ -58,15 +59,12 @@ def _set_classes(
     source: tuple[str, str], class_names: str, embeddings: Path | None, output: Path, *, keep_gates: bool
 ) -> dict[str, Any]:
     from quee_hf.build.quantization import check_output
-    from quee_hf.checkpoints import atomic_directory
     from quee_hf.cli.loading import load_model
 
     names = options.read_class_names(class_names) or []
     check_output(output)
     model, image_processor = load_model(source[0], "cpu", source[1])
     model.set_classes(names, embeddings, keep_gates=keep_gates)
-    with atomic_directory(output) as staging:
-        model.save_pretrained(staging)
-        image_processor.save_pretrained(staging)
+    save_model(output, model, image_processor)
     has_gates = "gates" in model.config.trained_parts
     return {"output": str(output), "num_classes": len(names), "has_gates": has_gates}

@@ -7,6 +7,7 @@ import typer
 
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
+from quee_hf.cli.keeping import save_model
 
 _HOW = "How to train"  # panel
 _Output = Annotated[Path, typer.Option(help="Directory for the trained model, new or empty.")]
@@ -121,7 +122,6 @@ def _train(
     from quee_hf.build.quantization import check_output
     from quee_hf.build.retraining import RetrainingPlan, retrain_gates, retrain_heads
     from quee_hf.build.training import Schedule
-    from quee_hf.checkpoints import atomic_directory
     from quee_hf.cli.loading import load_model
 
     check_output(output)
@@ -129,7 +129,5 @@ def _train(
     model, image_processor = load_model(source[0], plan.device, source[1])
     retrain = {"heads": retrain_heads, "gates": retrain_gates}[part]
     result = retrain(model, image_processor, plan, say)
-    with atomic_directory(output) as staging:
-        model.save_pretrained(staging)
-        image_processor.save_pretrained(staging)
+    save_model(output, model, image_processor)
     return {"output": str(output), **result}

@@ -11,12 +11,12 @@ from huggingface_hub import SpaceCardData
 from quee_hf.build.source import is_local
 from quee_hf.checkpoints import atomic_directory
 from quee_hf.configuration import QuEEConfig
+from quee_hf.execution.engines import EXTRAS
 from quee_hf.hub.publish import published_files
 from quee_hf.hub.sections import title_of
 
 APP_FILE = "app.py"
 _MODEL_FOLDER = "model"
-_ENGINE_EXTRAS = ("openvino", "onnxruntime")  # of the package; others need none
 # The machines of Spaces are CPUs unless one asks for more; other builds of torch take gigabytes.
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 _APP = '''"""The demo of a QuEE model. Written by `quee demo --export-space`."""
@@ -108,7 +108,7 @@ def _app(model: SpaceModel, title: str) -> str:
 
 
 def _requirements(model: SpaceModel) -> str:
-    extras = ",".join(["demo", *({model.engine} & set(_ENGINE_EXTRAS))])
+    extras = ",".join(["demo", *({model.engine} & set(EXTRAS))])
     return f"--extra-index-url {_TORCH_INDEX}\nquee-hf[{extras}]=={version('quee-hf')}\n"
 
 

@@ -80,11 +80,9 @@ def _add_patch_tokens(graph: GraphBuilder, embedding: Embedding) -> str:
 
     Runtimes are quicker at the product of matrices than at the convolution that it is.
     """
+    trunk = embedding.trunk
     patches = graph.linear(_add_patches(graph, embedding), embedding.convolution.weight.flatten(1), None)
-    fixed, prefix = (
-        _tokens_of_black(embedding.trunk, embedding.input_shape),
-        embedding.trunk.num_prefix_tokens,
-    )
+    fixed, prefix = _tokens_of_black(trunk, embedding.input_shape), trunk.num_prefix_tokens
     patches = graph.add("Add", patches, graph.constant(fixed[prefix:]))
     return graph.prepend(fixed[:prefix], patches)
 

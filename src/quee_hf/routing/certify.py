@@ -7,7 +7,7 @@ broken, and lambdas are tested from the safest on until one fails, each at the f
 out, the probability that its promise is broken is at most one minus the confidence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -160,16 +160,4 @@ def disagreements(classes: NDArray[Any], classes_in_full: NDArray[Any]) -> Losse
 def in_random_order(count: int, seed: int = 0) -> NDArray[np.int64]:
     """Return the positions of images in an order that does not depend on how their data set is sorted."""
     found: NDArray[np.int64] = np.random.default_rng(seed).permutation(count)
-    return found
-
-
-def safest_first(lambdas: Sequence[float]) -> list[float]:
-    """Return lambdas in the order of testing: the smaller, the later images leave.
-
-    Raises:
-        ValueError: If there are none, or one is negative or not finite.
-    """
-    found = sorted(set(map(float, lambdas)))
-    if not found or found[0] < 0 or not np.isfinite(found).all():
-        raise ValueError(f"`lambdas` must be finite and at least 0, got {list(lambdas)}.")
     return found

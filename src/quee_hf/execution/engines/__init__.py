@@ -11,13 +11,13 @@ from quee_hf.execution.engines.handover import hand_over
 from quee_hf.execution.engines.network import EngineNetwork
 from quee_hf.execution.network import Network
 
-# Name -> module and class. Their libraries, extras of the same names, are imported when an engine is chosen;
-# the last needs none.
+# Name -> module and class. Their libraries are imported when an engine is chosen.
 _ENGINES = {
     "openvino": ("openvino", "OpenVINOEngine"),
     "onnxruntime": ("onnxruntime", "OnnxRuntimeEngine"),
     "torch_int8": ("torch_int8", "TorchInt8Engine"),
 }
+EXTRAS = ("openvino", "onnxruntime")  # engines whose library is an extra of the same name; others need none
 REFERENCE = "torch"  # the model's own modules
 ENGINES = (REFERENCE, *_ENGINES)
 FASTEST = "auto"  # whichever of them is
