@@ -30,6 +30,23 @@ def rows_of(run: Path, role: str) -> list[int]:
     return rows
 
 
+def make(run: Path, output: Path, engine: str, threads: int) -> QuEEForImageClassification:
+    """Measure a built model's parts and its operating points by time, and save it to a directory."""
+    torch.set_num_threads(threads)
+    model = QuEEForImageClassification.from_pretrained(run / "model").eval()
+    model.set_engine(engine)
+    quee_hf.profile(model, threads=threads)
+    model.set_cost_model("latency")
+    outputs, _ = load_outputs(run / "stages" / "5-path-outputs")
+    kept = outputs.select(torch.tensor(rows_of(run, OPERATING_POINTS)))
+    for point in model.fit_operating_points(kept, lambdas=LAMBDAS, max_accuracy_drop=MAX_DROP):
+        values = (point["cost_lambda"], point["latency_ms"], 100 * point["accuracy"])
+        print("lambda {:5.3f}: {:.2f} ms, {:.2f} %".format(*values))
+    model.save_pretrained(output)
+    AutoImageProcessor.from_pretrained(run / "model", backend="pil").save_pretrained(output)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -37,19 +54,7 @@ def main() -> None:
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    model = QuEEForImageClassification.from_pretrained(arguments.run / "model").eval()
-    model.set_engine(arguments.engine)
-    quee_hf.profile(model, threads=arguments.threads)
-    model.set_cost_model("latency")
-    outputs, _ = load_outputs(arguments.run / "stages" / "5-path-outputs")
-    kept = outputs.select(torch.tensor(rows_of(arguments.run, OPERATING_POINTS)))
-    for point in model.fit_operating_points(kept, lambdas=LAMBDAS, max_accuracy_drop=MAX_DROP):
-        values = (point["cost_lambda"], point["latency_ms"], 100 * point["accuracy"])
-        print("lambda {:5.3f}: {:.2f} ms, {:.2f} %".format(*values))
-    model.save_pretrained(arguments.output)
-    processor = AutoImageProcessor.from_pretrained(arguments.run / "model", backend="pil")
-    processor.save_pretrained(arguments.output)
+    model = make(arguments.run, arguments.output, arguments.engine, arguments.threads)
     print(f"default lambda: {model.config.cost_lambda}")
 
 

@@ -1,21 +1,21 @@
 """What can be certified on real images, and what it comes to on test images.
 
-Run: `python benchmarks/certificates.py RUN [MODEL]`, where `quee build` has made RUN, and MODEL is its model
-or one that routes by time (`by_time.py`). Certifies with the images that the build kept for operating points,
-and then routes test images, which played no role in anything, at each lambda that was certified. Writes
-`benchmarks/results/certificates.json` and `docs/results/certificates.md`.
+Run: `python benchmarks/certificates.py [dinov2-cifar10] [clip-tinyimagenet]`. Takes the models that
+`assets.py` builds into `runs/`, or builds them; measures what their parts cost in time; certifies with the
+images that a build keeps for operating points; and then routes test images, which played no role in anything,
+at each lambda that was certified. Writes `benchmarks/results/certificates.json` and
+`docs/results/certificates.md`.
 """
 
-import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _timing import RESULTS, write_result
-from by_time import rows_of
+from assets import EXPERIMENTS, ROOT, RUNS, build, chosen_names
+from by_time import make, rows_of
 from transformers import AutoImageProcessor
 
 from quee_hf import QuEEForImageClassification
@@ -26,11 +26,10 @@ from quee_hf.execution.path_outputs import collect_path_outputs
 from quee_hf.intervals import wilson_interval
 from quee_hf.tables import markdown_table
 
-ROOT = Path(__file__).parents[1]
-ASSETS = Path(os.environ.get("QUEE_ASSETS", ROOT.parent / "shared" / "assets"))
 LIMITS = (0.005, 0.01, 0.02)
 CONFIDENCE = 0.95
 WAYS = (("accuracy", "betting"), ("accuracy", "hoeffding_bentkus"), ("consistency", "betting"))
+ENGINE, THREADS = "openvino", 2
 _BATCH_SIZE = 32
 
 

@@ -8,7 +8,9 @@ from quee_hf.data import LabelledImages, shown_source
 from quee_hf.diagnostics.versions import library_versions
 from quee_hf.errors import BadDatasetError
 
-_SKETCH_SIZE, _DIGITS = 16, 12
+# Of images that are the part f of a role, one is in its sketch with a probability of 1 - (1 - f) ** 512:
+# 95 % for 0.6 % of it; roles of no more images are known whole. In a config that is 7 kB a role.
+_SKETCH_SIZE, _DIGITS = 512, 12
 
 
 def describe_roles(source: str, parts: Mapping[str, LabelledImages]) -> list[dict[str, Any]]:
