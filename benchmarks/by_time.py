@@ -14,8 +14,8 @@ from transformers import AutoImageProcessor
 
 import quee_hf
 from quee_hf import QuEEForImageClassification
-from quee_hf.build.roles import OPERATING_POINTS
 from quee_hf.build.stages import load_outputs
+from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
 
 # As dense as users would search for the cheapest within a drop; those by default are for a first look.

@@ -19,9 +19,9 @@ from by_time import make, rows_of
 from transformers import AutoImageProcessor
 
 from quee_hf import QuEEForImageClassification
-from quee_hf.build.roles import OPERATING_POINTS
 from quee_hf.certification import Promise, certify_outputs
 from quee_hf.data import load_image_dataset
+from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.execution.path_outputs import collect_path_outputs
 from quee_hf.intervals import wilson_interval
 from quee_hf.tables import markdown_table
@@ -41,20 +41,21 @@ def classify(model: QuEEForImageClassification, batches: list[torch.Tensor], **h
     return classes, float(torch.cat([output.cost for output in outputs]).double().mean())
 
 
-def measure(run: Path, model: QuEEForImageClassification, processor: Any, num_test: int) -> dict[str, Any]:
+def measure(run: Path, experiment: dict[str, Any]) -> dict[str, Any]:
     """Certify, and route test images."""
-    validation = load_image_dataset(str(ASSETS / "cifar10" / "validation.parquet"))
-    images = validation.select(rows_of(run, OPERATING_POINTS))
+    model = make(run, RUNS / "by-time" / run.name, ENGINE, THREADS)
+    processor = AutoImageProcessor.from_pretrained(run / "model", backend="pil")
+    images = load_image_dataset(str(experiment["validation"])).select(rows_of(run, OPERATING_POINTS))
     outputs = collect_path_outputs(model.network, images.with_processor(processor), batch_size=_BATCH_SIZE)
-    test = load_image_dataset(str(ASSETS / "cifar10" / "test.parquet")).spread(num_test)
+    test = load_image_dataset(str(experiment["test"]))
     dataset = test.with_processor(processor)
     pixels = torch.stack([dataset[index]["pixel_values"] for index in range(len(dataset))])
     batches, labels = list(pixels.split(_BATCH_SIZE)), np.array(test.labels)
     whole, full_cost = classify(model, batches, path=[model.level_list[0]] * model.config.num_exits)
     rows = []
     for kind, method in WAYS:
-        promise = Promise(kind, CONFIDENCE, method, images.fingerprint)
-        certified = certify_outputs(model, outputs, promise, LIMITS)
+        promise = Promise(kind, CONFIDENCE, method)
+        certified = certify_outputs(model, outputs, promise, LIMITS, images.fingerprint)
         for limit, found in zip(LIMITS, certified, strict=True):
             row = {"promise": kind, "method": method, "limit": limit, "needed": found.images_needed}
             if found.certificate is not None:
@@ -71,8 +72,8 @@ def measure(run: Path, model: QuEEForImageClassification, processor: Any, num_te
             print(row, flush=True)
     right = int((whole == labels).sum())
     return {
-        "engine": model.engine,
-        "cost_model": model.config.cost_model,
+        "name": run.name,
+        "title": experiment["title"],
         "num_images": len(images),
         "num_test": len(labels),
         "whole": [right / len(labels), *wilson_interval(right, len(labels))],
@@ -82,22 +83,25 @@ def measure(run: Path, model: QuEEForImageClassification, processor: Any, num_te
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the numbers as a page."""
-    accuracy, low, high = (f"{100 * value:.2f}" for value in result["whole"])
     text = [
         "# Certificates on real images",
         f"Written by `python benchmarks/certificates.py` on {result['date']}, with torch"
-        f" {result['versions']['torch']}.",
-        f"DINOv2-S at 70 px on CIFAR-10, engine `{result['engine']}`, costs by {result['cost_model']}."
-        f" Certified with {CONFIDENCE:.0%} confidence from {result['num_images']} validation images that"
-        f" trained nothing; then routed on {result['num_test']} test images, of which the whole network"
-        f" classifies {accuracy} % ({low} to {high}). *Drop* is what routing loses there against the whole"
-        " network, in points; *differing* is how many get another class; *saved* is cost.",
-        markdown_table(
-            ["promise", "method", "at most", "λ", "lost where certified", "drop", "differing, %", "saved, %"],
-            [_cells(row) for row in result["rows"]],
-        ),
-        "Where nothing is certified, about as many images like these as the table says would do.",
+        f" {result['versions']['torch']}; engine `{ENGINE}`, costs by the time that parts take on {THREADS}"
+        " threads.",
+        f"Certified with {CONFIDENCE:.0%} confidence from validation images that trained nothing; then routed"
+        " on test images. *Drop* is what routing loses there against the whole network, in points;"
+        " *differing* is how many get another class; *saved* is cost. Where nothing is certified, about as"
+        " many images like these as are named would do.",
     ]
+    for each in result["models"]:
+        accuracy, low, high = (f"{100 * value:.2f}" for value in each["whole"])
+        columns = ["promise", "method", "at most", "λ", "lost where certified", "drop", "differing, %"]
+        text += [
+            f"## {each['title']}",
+            f"{each['num_images']} validation images; {each['num_test']} test images, of which the whole"
+            f" network classifies {accuracy} % ({low} to {high}).",
+            markdown_table([*columns, "saved, %"], [_cells(row) for row in each["rows"]]),
+        ]
     path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
@@ -111,20 +115,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("model", type=Path, nargs="?")
-    parser.add_argument("--engine", default="openvino")
-    parser.add_argument("--num-test", type=int, default=5000)
-    arguments = parser.parse_args()
-    torch.set_num_threads(2)
-    source = arguments.model or arguments.run / "model"
-    model = QuEEForImageClassification.from_pretrained(source).eval()
-    model.set_engine(arguments.engine)
-    processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    write_result("certificates", measure(arguments.run, model, processor, arguments.num_test))
+    models = []
+    for name in chosen_names(__doc__):
+        experiment = EXPERIMENTS[name]()
+        build(name, experiment)
+        models.append(measure(RUNS / name, experiment))
+    write_result("certificates", {"models": models})
     result = json.loads((RESULTS / "certificates.json").read_text())
     write_page(result, ROOT / "docs" / "results" / "certificates.md")
 

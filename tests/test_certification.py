@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from PIL import Image
 from tests.tiny import NUM_LABELS, generator, routable
+from transformers import ViTImageProcessorPil
 
-from quee_hf import NotReadyError, QuEEForImageClassification, certify
+from quee_hf import BadDatasetError, NotReadyError, QuEEForImageClassification, certify
 from quee_hf.certification import LAMBDAS, certified_lambda, fingerprint_of_weights
+from quee_hf.data import LabelledImages
+from quee_hf.data.roles import describe_roles
 from quee_hf.execution.path_outputs import PathOutputs
 
+PROCESSOR = ViTImageProcessorPil(size={"height": 32, "width": 32})
 FIELDS = {"max_accuracy_drop": 0.05, "confidence": 0.95}
 
 
@@ -72,6 +77,17 @@ class TestCertify:
         found = certify(model, items, **FIELDS)
         assert found.num_images == 6
         assert found.certificate is None
+
+    def test_images_that_made_the_model_are_refused_and_these_are_remembered(self, model):
+        shades = [Image.new("RGB", (32, 32), (30 * shade,) * 3) for shade in range(8)]
+        images = LabelledImages.from_images(shades, [0] * 8)
+        used, unused = images.select(range(4)), images.select(range(4, 8))
+        model.config.record = {"roles": describe_roles("used", {"head training": used})}
+        with pytest.raises(BadDatasetError, match=r"made with \(head training\)"):
+            certify(model, images.with_processor(PROCESSOR), **FIELDS)
+        found = certify(model, unused.with_processor(PROCESSOR), **FIELDS)
+        assert found.num_images == 4
+        assert [role["role"] for role in model.config.record["roles"]] == ["head training", "certification"]
 
     def test_one_promise_has_one_certificate(self, model):
         for count in (400, 500):

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from quee_hf.routing.certify import (
 )
 
 PROMISES = ("accuracy", "consistency")
+_BATCH_SIZE = 32
 # Tested in this order, until one fails: steps of a tenth, so that the last that holds is near the edge.
 LAMBDAS = (0.0, *(round(0.001 * 1.1**step, 6) for step in range(90)))
 
@@ -56,7 +57,8 @@ def certify(
     Args:
         model: With trained gates; on the engine that it is to run on.
         data: Images that played no role in making the model, or their collected outputs. Those that measured
-            operating points will do: which lambdas are tested does not depend on them.
+            operating points will do: which lambdas are tested does not depend on them. Images of
+            `quee_hf.data` are looked for among those that the model's config knows by their hashes.
         max_accuracy_drop: In (0, 1) for "consistency" and "hoeffding_bentkus"; in (-1, 1) for the others: a
             negative one promises a gain.
         confidence: In (0, 1).
@@ -66,35 +68,82 @@ def certify(
     Raises:
         ValueError: If an argument has no meaning, before anything runs.
         NotReadyError: If the gates are not trained.
+        BadDatasetError: If some of the images were used to make the model.
 
     Source:
         Angelopoulos et al. 2021 (Learn then Test), for QuEE's lambda; `quee_hf.routing.certify` has the
         bounds.
     """
     check_promise(max_accuracy_drop, confidence, promise, method)
-    model.check_gates_are_trained()
-    if not isinstance(data, PathOutputs):
-        data = collect_path_outputs(model.network, data, device=model.device)
-    kept = Promise(promise, confidence, method, fingerprint_of(data))
-    (found,) = certify_outputs(model, data, kept, [max_accuracy_drop])
-    if found.certificate is not None:
-        keep(model, found.certificate)
+    kept = Promise(promise, confidence, method)
+    if isinstance(data, PathOutputs):
+        model.check_gates_are_trained()
+        (found,) = certify_outputs(model, data, kept, [max_accuracy_drop], fingerprint_of(data))
+        _keep(model, [found])
+    else:
+        (found,) = certify_images(model, data, kept, [max_accuracy_drop])
     return found
 
 
 class Promise(NamedTuple):
-    """What is to be certified, and by which images."""
+    """What is to be certified, but for the limit."""
 
     kind: str
     confidence: float
     method: str
-    fingerprint: str  # of the images
+
+
+def certify_images(
+    model: QuEEForImageClassification,
+    data: Dataset[Any],
+    promise: Promise,
+    limits: Sequence[float],
+    *,
+    source: str = "data",
+    batch_size: int = _BATCH_SIZE,
+) -> list[Certification]:
+    """Do what `certify` does, for several limits.
+
+    Args:
+        model: As `certify` takes it.
+        data: The images.
+        promise: What is to be certified.
+        limits: What may be lost, each.
+        source: Name of the images, for errors and the model's config.
+        batch_size: Images that run together.
+    """
+    from quee_hf.data import ProcessedImages  # takes a tenth of a second, which few who import us need
+    from quee_hf.data.roles import CERTIFICATION, OPERATING_POINTS, check_unused, describe_roles, record_roles
+
+    model.check_gates_are_trained()
+    images = data.images if isinstance(data, ProcessedImages) else None
+    if images is not None:
+        check_unused(model.config, images, source, but=(CERTIFICATION, OPERATING_POINTS))
+    outputs = collect_path_outputs(model.network, data, batch_size=batch_size, device=model.device)
+    fingerprint = fingerprint_of(outputs) if images is None else images.fingerprint
+    found = certify_outputs(model, outputs, promise, limits, fingerprint)
+    _keep(model, found)
+    if images is not None:
+        record_roles(model.config, describe_roles(source, {CERTIFICATION: images}))
+    return found
 
 
 def certify_outputs(
-    model: QuEEForImageClassification, outputs: PathOutputs, promise: Promise, limits: Sequence[float]
+    model: QuEEForImageClassification,
+    outputs: PathOutputs,
+    promise: Promise,
+    limits: Sequence[float],
+    fingerprint: str,
 ) -> list[Certification]:
-    """Do what `certify` does, for several limits, of outputs that are there, and keep nothing."""
+    """Do what `certify` does, for several limits, of outputs that are there, and keep nothing.
+
+    Args:
+        model: As `certify` takes it.
+        outputs: Of the images, by the model.
+        promise: What is to be certified.
+        limits: What may be lost, each.
+        fingerprint: Of the images.
+    """
     weights = fingerprint_of_weights(model)
     losses, costs = _losses(model, outputs, promise.kind)
     level, p_value = 1 - promise.confidence, METHODS[promise.method]
@@ -114,7 +163,7 @@ def certify_outputs(
             "cost": round(costs[row], 6),
             "observed": round(float(losses[row].mean()), 6),
             "num_images": len(outputs),
-            "data": promise.fingerprint,
+            "data": fingerprint,
             "cost_model": model.config.cost_model,
             "engine": model.engine,
             "weights": weights,
@@ -124,17 +173,18 @@ def certify_outputs(
     return found
 
 
-def keep(model: QuEEForImageClassification, certificate: Certificate) -> None:
-    """Keep a certificate in the model's config, in place of one of the same promise."""
-    names = ("promise", "max_accuracy_drop", "confidence", "engine", "cost_model")
-    others = [
-        other
-        for other in model.config.certificates or ()
-        if any(other[name] != certificate[name] for name in names)  # type: ignore[literal-required]
-    ]
-    model.config.certificates = sorted(
-        [*others, dict(certificate)], key=lambda each: (each["promise"], each["max_accuracy_drop"])
-    )
+def _keep(model: QuEEForImageClassification, found: Sequence[Certification]) -> None:
+    """Keep certificates in the model's config, each in place of one of the same promise."""
+
+    def promise_of(certificate: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = ("promise", "max_accuracy_drop", "confidence", "engine", "cost_model")
+        return tuple(certificate[name] for name in names)
+
+    held = {promise_of(each): each for each in model.config.certificates or ()}
+    new = [dict(each.certificate) for each in found if each.certificate is not None]
+    if new:
+        held |= {promise_of(each): each for each in new}
+        model.config.certificates = sorted(held.values(), key=promise_of)
 
 
 def certified_lambda(model: QuEEForImageClassification, max_accuracy_drop: float) -> float:

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from quee_hf.build.recipe import Recipe
-from quee_hf.build.records import describe_roles
 from quee_hf.build.roles import TRAIN_SHARES, divide, positions, validation_shares
 from quee_hf.data import LabelledImages
+from quee_hf.data.roles import describe_roles
 from quee_hf.errors import BadDatasetError
 
 PATHS = {"model": "m", "train": "t", "validation": "v", "exits": (2, 4), "levels": (8, "fp32")}

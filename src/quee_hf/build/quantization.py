@@ -23,9 +23,10 @@ from quee_hf.build.quantization_source import (
     open_float_model,
 )
 from quee_hf.build.rebuild import move
-from quee_hf.build.records import describe_roles, record_measurements, record_roles
+from quee_hf.build.records import record_measurements
 from quee_hf.checkpoints import atomic_directory
 from quee_hf.data import LabelledImages, count_shared_images
+from quee_hf.data.roles import describe_roles, record_roles
 from quee_hf.diagnostics.quantization_plot import plot_quantization
 from quee_hf.diagnostics.quantization_report import describe_quantization, level_size_bytes
 from quee_hf.diagnostics.report import describe_accuracy, name_paths

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from quee_hf.build.ingredients import read_matching
-from quee_hf.build.records import check_unused, describe_roles, record_measurements, record_roles
-from quee_hf.build.roles import OPERATING_POINTS
+from quee_hf.build.records import record_measurements
 from quee_hf.data import LabelledImages
+from quee_hf.data.roles import OPERATING_POINTS, check_unused, describe_roles, record_roles
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import describe_exits, describe_uniform
 from quee_hf.diagnostics.static_paths import collect_all_outputs

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quee_hf.build.files import write_json
 from quee_hf.build.ingredients import Ingredients
-from quee_hf.build.records import describe_roles, record_measurements, record_roles
+from quee_hf.build.records import record_measurements
+from quee_hf.data.roles import describe_roles, record_roles
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import (
     describe_exits,

@@ -11,10 +11,11 @@ from transformers import set_seed
 
 from quee_hf.build.ingredients import choose_device, read_matching
 from quee_hf.build.rebuild import move
-from quee_hf.build.records import check_unused, describe_roles, record_measurements, record_roles
-from quee_hf.build.roles import OPERATING_POINTS, Parts, divide
+from quee_hf.build.records import record_measurements
+from quee_hf.build.roles import Parts, divide
 from quee_hf.build.training import Schedule, fit_gates, fit_heads
 from quee_hf.data import LabelledImages, count_shared_images
+from quee_hf.data.roles import OPERATING_POINTS, check_unused, describe_roles, record_roles
 from quee_hf.diagnostics.gate_quality import describe_gates
 from quee_hf.diagnostics.report import describe_exits
 from quee_hf.errors import BadDatasetError, NotReadyError

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quee_hf.build.recipe import Recipe
 from quee_hf.data import LabelledImages
+from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.errors import BadDatasetError
 
 # Of the training images. Heads are linear or almost so: a tenth shows when they stop improving.
@@ -17,7 +18,6 @@ _GATE_SHARES = {
     "outcome": {"gate training": 0.8, "gate early stopping": 0.2},
     "cluster": {"error clusters": 0.4, "gate training": 0.4, "gate early stopping": 0.2},
 }
-OPERATING_POINTS = "operating points"
 
 Parts = dict[str, LabelledImages]
 

@@ -12,8 +12,9 @@ from transformers import set_seed
 from quee_hf.build.ingredients import Ingredients
 from quee_hf.build.rebuild import move, rebuild, with_routes
 from quee_hf.build.report import write_report
-from quee_hf.build.roles import OPERATING_POINTS, positions
+from quee_hf.build.roles import positions
 from quee_hf.build.training import train_gates, train_heads
+from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.diagnostics.static_paths import as_tensors, collect_all_outputs, from_tensors
 from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.modeling import QuEEForImageClassification

@@ -9,7 +9,6 @@ from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
 from quee_hf.cli.keeping import check_place, keep_measured
 
-_ROLE = "certification"
 _WHAT = "What to promise"  # panel
 
 
@@ -94,11 +93,8 @@ def _certify(
     output: Path | None,
 ) -> dict[str, Any]:
     from quee_hf.build.ingredients import read_matching
-    from quee_hf.build.records import check_unused, describe_roles, record_roles
-    from quee_hf.build.roles import OPERATING_POINTS
-    from quee_hf.certification import Promise, certify_outputs, check_promise, keep
+    from quee_hf.certification import Promise, certify_images, check_promise
     from quee_hf.cli.loading import load_model
-    from quee_hf.execution.path_outputs import collect_path_outputs
 
     kind, confidence, method = what
     for value in limits:
@@ -107,15 +103,8 @@ def _certify(
     model.check_gates_are_trained()
     model.set_engine(running[0])
     images = read_matching(plan.data, model, plan, say).spread(plan.limit)
-    # Which lambdas are tested does not depend on operating points, so their images will do.
-    check_unused(model.config, images, plan.data, but=(_ROLE, OPERATING_POINTS))
-    prepared = images.with_processor(image_processor)
-    outputs = collect_path_outputs(model.network, prepared, batch_size=running[1], device=model.device)
-    found = certify_outputs(model, outputs, Promise(kind, confidence, method, images.fingerprint), limits)
-    for each in found:
-        if each.certificate is not None:
-            keep(model, each.certificate)
-    record_roles(model.config, describe_roles(plan.data, {_ROLE: images}))
+    prepared, kept = images.with_processor(image_processor), Promise(kind, confidence, method)
+    found = certify_images(model, prepared, kept, limits, source=plan.data, batch_size=running[1])
     keep_measured(source[0], output, model, image_processor)
     return {
         "model": source[0],

@@ -111,8 +111,8 @@ def _check_writable(file: Path) -> None:
 
 def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> dict[str, Any]:
     from quee_hf.build.ingredients import read_matching
-    from quee_hf.build.records import check_unused
     from quee_hf.cli.loading import load_model
+    from quee_hf.data.roles import check_unused
     from quee_hf.diagnostics.evaluation import evaluate_model
     from quee_hf.diagnostics.static_paths import collect_all_outputs
     from quee_hf.diagnostics.versions import library_versions
