@@ -137,7 +137,7 @@ class TestCheckpoint:
         for name in ("text.pth", "list.pth", "code.pth"):
             with pytest.raises(IncompatibleCheckpointError, match=name):
                 load_t2t_vit_checkpoint(tmp_path / name)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(ValueError, match="absent.pth is not a file"):
             load_t2t_vit_checkpoint(tmp_path / "absent.pth")
 
     def test_heads_and_names_must_fit(self, checkpoint):

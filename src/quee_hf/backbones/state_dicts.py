@@ -1,5 +1,6 @@
 """State dicts in files that other libraries wrote; no code in a file is run."""
 
+import argparse
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -50,10 +51,11 @@ def _load(file: Path) -> Any:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        with warnings.catch_warnings():
+        # Training writes its options beside the weights, some as a namespace of plain values.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore", UserWarning)  # of what it cannot read, which the error says, too
             return torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise IncompatibleCheckpointError(
             f"{file} cannot be read without running code that it may hold, or is damaged: {reason} Save its"

@@ -1,9 +1,7 @@
 """Read checkpoints of the authors' T2T-ViT code, and make models of transformers of them."""
 
-import argparse
 import math
 import os
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BitImageProcessorPil
 
+from quee_hf.backbones.state_dicts import read_state_dict
 from quee_hf.backbones.t2t_vit.configuration import T2TViTConfig
 from quee_hf.backbones.t2t_vit.modeling import T2TViTForImageClassification
 from quee_hf.backbones.t2t_vit.soft_split import SOFT_SPLITS
@@ -72,15 +71,15 @@ def load_t2t_vit_checkpoint(
         `from_backbone` take.
 
     Raises:
-        OSError: If there is no such file.
         IncompatibleCheckpointError: If it is not such a checkpoint.
-        ValueError: If the number of heads or of names does not fit.
+        ValueError: If there is no such file, or the number of heads or of names does not fit.
 
     Source:
         github.com/yitu-opensource/T2T-ViT; its evaluation scales queries by the root of a head's width.
     """
     path = Path(path)
-    tensors = _read(path)
+    # Copies of their own: in files, tensors may be parts of others.
+    tensors = {name: each.float().clone() for name, each in read_state_dict(path, _WEIGHTS).items()}
     config = _read_config(path, tensors, num_attention_heads)
     if id2label is not None:
         names, count = {int(index): name for index, name in id2label.items()}, len(tensors["head.weight"])
@@ -110,26 +109,6 @@ def t2t_vit_image_processor(image_size: int = 224) -> BitImageProcessorPil:
         image_mean=_IMAGENET_MEAN,
         image_std=_IMAGENET_STD,
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the weights in a file by their names."""
-    try:
-        # Training writes its command line beside the weights: a namespace of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise IncompatibleCheckpointError(f"{path} is not a PyTorch checkpoint of plain weights.") from error
-    if isinstance(content, dict):
-        content = next((content[key] for key in _WEIGHTS if content.get(key)), content)
-    if not isinstance(content, dict) or not all(_is_weight(*item) for item in content.items()):
-        raise IncompatibleCheckpointError(f"{path} holds no weights, nor a {' or '.join(_WEIGHTS)}.")
-    # Copies of their own: in files, tensors may be parts of others.
-    return {name.removeprefix("module."): tensor.float().clone() for name, tensor in content.items()}
-
-
-def _is_weight(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def _read_config(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None) -> T2TViTConfig:
