@@ -16,7 +16,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import ModelOutput
 
 from quee_hf.certification import certified_lambda
-from quee_hf.checkpoints import check_processor
+from quee_hf.checksums import check_processor
 from quee_hf.configuration import QuEEConfig
 from quee_hf.execution.operating_points import lambda_within
 from quee_hf.images import fetch_rgb
