@@ -17,7 +17,8 @@ from tests.tiny import images, routable
 from transformers import PreTrainedModel
 
 from quee_hf import IncompatibleCheckpointError, QuEEForImageClassification
-from quee_hf.checkpoints import atomic_directory, checked_downloads, read_weights, weight_files
+from quee_hf.checkpoints import atomic_directory, read_weights, weight_files
+from quee_hf.checksums import checked_files
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -424,14 +425,14 @@ class TestCheckedDownloads:
     @pytest.mark.parametrize("data", [b"data", b""])
     def test_a_whole_file_stays(self, tmp_path, data):
         link, blob = self.cached(tmp_path, data)
-        with checked_downloads([str(link)]):
+        with checked_files([str(link)]):
             pass
         assert blob.read_bytes() == link.read_bytes() == data
 
     def test_another_file_is_refused_and_removed(self, tmp_path):
         link, blob = self.cached(tmp_path, b"data", name=hashlib.sha256(b"Data").hexdigest())
         refused = pytest.raises(IncompatibleCheckpointError, match="not the file that the Hub says")
-        with refused, checked_downloads([str(link)]):
+        with refused, checked_files([str(link)]):
             raise KeyError("the damage shows elsewhere, too")
         assert not link.is_symlink()
         assert not blob.exists()
@@ -439,16 +440,16 @@ class TestCheckedDownloads:
     def test_small_files_are_named_as_git_does(self, tmp_path):
         """`printf data | git hash-object --stdin`."""
         link, blob = self.cached(tmp_path, b"data", name="6320cd248dd8aeaab759d5871f8781b5c0505172")
-        with checked_downloads([str(link)]):
+        with checked_files([str(link)]):
             pass
         blob.write_bytes(b"Data")
-        with pytest.raises(IncompatibleCheckpointError, match="not the file"), checked_downloads([str(link)]):
+        with pytest.raises(IncompatibleCheckpointError, match="not the file"), checked_files([str(link)]):
             pass
         assert not blob.exists()
 
     @pytest.mark.parametrize("name", ["a" * 39, "model.safetensors"])
     def test_what_has_no_checksum_is_left_alone(self, tmp_path, name):
         link, _ = self.cached(tmp_path, b"data", name=name)
-        with checked_downloads([str(link)]):
+        with checked_files([str(link)]):
             pass
         assert link.exists()

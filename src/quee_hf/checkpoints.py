@@ -1,35 +1,29 @@
 """Model files: written whole or not at all, and checked before they are loaded."""
 
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from mmap import ACCESS_READ, mmap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import is_offline_mode
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from quee_hf.checksums import check_download
 from quee_hf.errors import IncompatibleCheckpointError
 
 _FLOATS = {torch.float32, torch.float16, torch.bfloat16}
 _KINDS = _FLOATS | {torch.uint8, torch.int32, torch.int64, torch.bool}
 _SMALL = 2**14  # elements
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-# What the Hub names files by: SHA-256 of large ones, git's SHA-1 of others.
-_SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _NOT_FINITE = "holds NaN or infinity"
 # In the names of directories and files that are not complete, and of directories that step aside.
 UNFINISHED, REPLACED = ".building-", ".replaced-"
@@ -136,7 +130,7 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
         raise IncompatibleCheckpointError(
             f"{source} has no {SAFE_WEIGHTS_NAME}. QuEE models are loaded from safetensors only."
         )
-    _refuse(Path(index), _wrong_digest(Path(index)))
+    check_download(Path(index))
     try:
         files, _ = get_checkpoint_shard_files(str(source), index, **hub_options)
     except (
@@ -150,78 +144,6 @@ def weight_files(source: str | os.PathLike[str], **hub_options: Any) -> list[str
             f"{source}: the shards listed in {index} are incomplete: {error}"
         ) from error
     return list(files)
-
-
-@contextmanager
-def checked_downloads(files: Sequence[str]) -> Iterator[None]:
-    """Compare files in the Hub's cache with the checksums that name them there, while the block runs.
-
-    The config beside them is compared, too; files elsewhere have no checksums. One that differs is removed
-    from the cache, so that it is fetched anew.
-
-    Raises:
-        IncompatibleCheckpointError: At the end of the block, if a file differs.
-    """
-    checked = [*map(Path, files), *sorted({Path(file).with_name("config.json") for file in files})]
-    with ThreadPoolExecutor() as pool:
-        digests = [pool.submit(_wrong_digest, file) for file in checked]
-        try:
-            yield
-        finally:
-            for file, digest in zip(checked, digests, strict=True):
-                _refuse(file, digest.result())
-
-
-def check_processor(folder: Path) -> None:
-    """Compare the config of the image processor beside a model's weights as `checked_downloads` does."""
-    for name in _PROCESSOR_FILES:
-        _refuse(folder / name, _wrong_digest(folder / name))
-
-
-def check_cached_config(source: str | os.PathLike[str], **hub_options: Any) -> None:
-    """Compare the config of a model on the Hub, if the cache holds it, as `checked_downloads` does."""
-    where = {name: hub_options[name] for name in ("cache_dir", "revision") if hub_options.get(name)}
-    with suppress(HFValidationError):  # a directory
-        if isinstance(file := try_to_load_from_cache(str(source), "config.json", **where), str):
-            _refuse(Path(file), _wrong_digest(Path(file)))
-
-
-def _refuse(file: Path, digest: str | None) -> None:
-    """Remove a file whose checksum is wrong, and say so."""
-    if digest is None:
-        return
-    expected = file.resolve().name
-    for damaged in (file.resolve(), file):
-        with suppress(OSError):  # a cache that is read-only, or that another process has tidied up
-            damaged.unlink()
-    raise IncompatibleCheckpointError(
-        f"{file.name} is not the file that the Hub says it is: it was damaged on its way or changed since"
-        f" (checksum {digest[:12]}..., expected {expected[:12]}...). Load the model again to fetch it anew;"
-        " if this message comes again, delete it from the cache yourself."
-    ) from None
-
-
-def _wrong_digest(file: Path) -> str | None:
-    """Return the checksum of a file in the Hub's cache if it is not the one that it should have."""
-    blob = file.resolve()
-    if blob.parent.name != "blobs" or not blob.is_file():
-        return None
-    if _SHA256.fullmatch(blob.name):
-        digest = _sha256(blob)
-    elif _GIT_SHA1.fullmatch(blob.name):
-        content = blob.read_bytes()
-        digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    else:
-        return None
-    return None if digest == blob.name else digest
-
-
-def _sha256(file: Path) -> str:
-    if file.stat().st_size == 0:  # cannot be mapped
-        return hashlib.sha256().hexdigest()
-    # In one call, which lets other threads run: `file_digest` would ask for the interpreter at every piece.
-    with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
-        return hashlib.sha256(content).hexdigest()
 
 
 def read_weights(files: Iterable[str], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

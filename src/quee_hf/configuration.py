@@ -1,5 +1,6 @@
 """`QuEEConfig`: everything needed to rebuild a QuEE model from its weights."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -7,13 +8,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from quee_hf.errors import IncompatibleCheckpointError
 from quee_hf.levels import Level, check_levels
-from quee_hf.measurements import Profile, check_cost_table, check_measurements, without
+from quee_hf.measurements import Profile, check_cost_table, check_measurements, is_number, without
+from quee_hf.saved_config import FORMAT_VERSION, OLDEST_FORMAT_VERSION, SavedConfig
 from quee_hf.schemes import QuantizationScheme, check_kept
 
-FORMAT_VERSION = 2
-OLDEST_FORMAT_VERSION = 2  # 1, never released, had one tensor per level and range
 HEAD_TYPES = ("linear", "mlp", "attention", "ssa", "cls")
 GATE_TYPES = {
     "error_predictor": "history",
@@ -23,6 +22,9 @@ GATE_FEATURES = ("confidence", "history", "probabilities", "spatial")
 COST_MODELS = ("bitops", "flops", "latency")
 FIRST_LEVELS = ("highest", "any")
 TRAINABLE_PARTS = ("heads", "gates")
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+# Far more than any model has: what a damaged config asks for must not take hours or all memory to refuse.
+MOST_BLOCKS, MOST_PATHS = 1000, 10_000
 # What transformers itself passes to or stores in any config beside the declared fields.
 _FOREIGN_FIELDS = {
     "_attn_implementation_internal",
@@ -42,7 +44,7 @@ _FOREIGN_FIELDS = {
 
 
 @strict
-class QuEEConfig(PreTrainedConfig):
+class QuEEConfig(SavedConfig):
     """Describe a backbone, where it may exit, at which levels, and how it decides.
 
     Args:
@@ -137,36 +139,6 @@ class QuEEConfig(PreTrainedConfig):
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: after it, every save would copy this package's source beside the weights."""
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a config from a saved one.
-
-        Raises:
-            IncompatibleCheckpointError: If a later version wrote it.
-            ValueError: If it describes a model of another type.
-        """
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"This is a {model_type!r} model, not a QuEE model; wrap it with"
-                " `QuEEForImageClassification.from_backbone`."
-            )
-        version = config_dict.get("format_version", FORMAT_VERSION)
-        if isinstance(version, int) and version < OLDEST_FORMAT_VERSION:
-            raise IncompatibleCheckpointError(
-                f"The model was saved in format {version}; this quee_hf reads {OLDEST_FORMAT_VERSION} to"
-                f" {FORMAT_VERSION}. Build it anew."
-            )
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise IncompatibleCheckpointError(
-                f"The model was saved in format {version}; this quee_hf reads up to {FORMAT_VERSION}. Run"
-                " `pip install -U quee-hf`."
-            )
-        loaded: Any = super().from_dict(config_dict, **kwargs)
-        # What `from_pretrained` is asked to override is set after the checks of construction.
-        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
-        return loaded
-
     @property
     def backbone(self) -> PreTrainedConfig:
         """The backbone's config, which is an object from construction on."""
@@ -244,6 +216,8 @@ class QuEEConfig(PreTrainedConfig):
         num_blocks = getattr(self.backbone_config, "num_hidden_layers", None)
         if not blocks or blocks != sorted(set(blocks)) or blocks[0] < 1:
             raise ValueError(f"`exit_blocks` must ascend and count from 1, got {blocks}.")
+        if blocks[-1] > MOST_BLOCKS:
+            raise ValueError(f"There may be {MOST_BLOCKS} blocks at most, got `exit_blocks` {blocks}.")
         if num_blocks is not None and blocks[-1] != num_blocks:
             raise ValueError(
                 f"`exit_blocks` must end at the backbone's last block, {num_blocks}, got {blocks}: the last"
@@ -274,10 +248,16 @@ class QuEEConfig(PreTrainedConfig):
         for name in ("head_hidden_size", "gate_hidden_size", "path_embedding_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.max_paths < self.num_exits:
+        if not self.num_exits <= self.max_paths <= MOST_PATHS:
             raise ValueError(
-                f"`max_paths` must be at least the number of exits, {self.num_exits}, got {self.max_paths}."
+                f"`max_paths` must be at least the number of exits, {self.num_exits}, and at most"
+                f" {MOST_PATHS}, got {self.max_paths}."
             )
+
+    def validate_dtype(self) -> None:
+        """Weights are floats."""
+        if self.dtype is not None and str(self.dtype).removeprefix("torch.") not in _FLOATS:
+            raise ValueError(f"`dtype` must be one of {list(_FLOATS)}, got {self.dtype!r}.")
 
     def validate_records(self) -> None:
         """The image size is positive, and what was measured or done is described as it is written."""
@@ -290,8 +270,9 @@ class QuEEConfig(PreTrainedConfig):
 
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""
-        if self.cost_lambda is not None and not self.cost_lambda >= 0:
-            raise ValueError(f"`cost_lambda` must be at least 0, got {self.cost_lambda}.")
+        value = self.cost_lambda
+        if value is not None and not (value == math.inf or (is_number(value) and value >= 0)):
+            raise ValueError(f"`cost_lambda` must be at least 0, got {value}.")
         if self.cost_table is not None:
             check_cost_table(self.cost_table, self.num_exits, len(self.levels))
         elif self.cost_model == "latency":

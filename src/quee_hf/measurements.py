@@ -1,11 +1,21 @@
 """What was measured of a model, as its config keeps it: costs, operating points, a profile. No torch."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
 # What a config may keep of how its model came about.
 RECORDS = ("base_model", "license", "roles", "measured", "profile")
+_HIGHEST = {
+    "cost_lambda": math.inf,
+    "cost": math.inf,
+    "accuracy": 1.0,
+    "latency_ms": math.inf,
+    "num_images": math.inf,
+}
+_KINDS = {"base_model": str, "license": str, "roles": list, "measured": dict}
+_OF_ROLES, _OF_MACHINES = ("role", "source"), {"processor", "instruction_sets"}
 Spread = list[float]  # median, lower and upper quartile over rounds, in ms per image
 
 
@@ -51,15 +61,28 @@ class Certificate(TypedDict):
     date: str
 
 
+def is_number(value: object) -> bool:
+    """Tell whether a value is a number that a float can hold.
+
+    Example:
+        >>> [is_number(value) for value in (1, -2.5, True, "1", float("nan"), 10**400)]
+        [True, True, False, False, False, False]
+    """
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # NaN compares false
+
+
 def check_certificates(certificates: Sequence[Mapping[str, Any]] | None) -> None:
     """Raise `ValueError` unless certificates say what they must."""
     fields = Certificate.__annotations__
     for each in certificates or ():
         if not isinstance(each, Mapping) or set(each) != set(fields):
             raise ValueError(f"`certificates` must have the fields {list(fields)}, got {each}.")
-        numbers = [each[name] for name in ("max_accuracy_drop", "confidence", "cost_lambda", "cost")]
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-            raise ValueError(f"`certificates` must hold finite numbers, got {numbers}.")
+        texts = {name for name, kind in Certificate.__annotations__.items() if kind is str}
+        if wrong := [each[name] for name in fields if name not in texts and not is_number(each[name])]:
+            raise ValueError(f"`certificates` must hold finite numbers, got {wrong}.")
+        if wrong := [each[name] for name in texts if not isinstance(each[name], str)]:
+            raise ValueError(f"`certificates` must name what they are about in words, got {wrong}.")
 
 
 def path_milliseconds(profile: Profile, path: Sequence[int], batch_size: int) -> float:
@@ -80,7 +103,7 @@ def check_cost_table(table: Sequence[Sequence[float]], rows: int, columns: int) 
     """Raise `ValueError` unless a table has positive costs of `rows` segments at `columns` levels."""
     if len(table) != rows or any(len(row) != columns for row in table):
         raise ValueError(f"`cost_table` must have {rows} rows (segments) of {columns} columns (levels).")
-    if not all(math.isfinite(cost) and cost > 0 for row in table for cost in row):
+    if not all(is_number(cost) and cost > 0 for row in table for cost in row):
         raise ValueError("`cost_table` must hold positive, finite costs.")
 
 
@@ -107,6 +130,11 @@ def check_points(points: Sequence[Mapping[str, Any]] | None, cost_model: str) ->
             raise ValueError(
                 f"`operating_points` must have 'cost_lambda', 'cost' and 'accuracy', got {point}."
             )
+        found = {name: point[name] for name in _HIGHEST if name in point}
+        if wrong := [name for name, value in found.items() if not _is_from_0_to(value, _HIGHEST[name])]:
+            raise ValueError(
+                f"`operating_points` must have {wrong} from 0 to {_HIGHEST[wrong[0]]:g}, got {found}."
+            )
         if (measured := point.get("cost_model", cost_model)) != cost_model:
             raise ValueError(
                 f"`operating_points` were measured at costs in {measured!r}, but `cost_model` is"
@@ -119,6 +147,12 @@ def check_record(record: Mapping[str, Any] | None, rows: int, columns: int) -> N
     """Raise `ValueError` unless a record holds what it may, and its profile fits segments and levels."""
     if unknown := set(record or ()) - set(RECORDS):
         raise ValueError(f"`record` may hold {list(RECORDS)}, got {sorted(unknown)}.")
+    for name, kind in _KINDS.items():
+        if (value := (record or {}).get(name)) is not None and not isinstance(value, kind):
+            raise ValueError(f"`record[{name!r}]` must be a {kind.__name__}, got {value!r}.")
+    for role in (record or {}).get("roles") or ():
+        if not isinstance(role, Mapping) or not all(isinstance(role.get(name), str) for name in _OF_ROLES):
+            raise ValueError(f"`record['roles']` must have {list(_OF_ROLES)} in words, got {role!r}.")
     profile = (record or {}).get("profile")
     if profile is not None:
         check_profile(profile, rows, columns)
@@ -129,7 +163,7 @@ def check_profile(profile: Any, rows: int, columns: int) -> None:
     fields = Profile.__annotations__
     if not isinstance(profile, Mapping) or set(profile) != set(fields):
         raise ValueError(f"`record['profile']` must have the fields {list(fields)}.")
-    if not {"processor", "instruction_sets"} <= set(profile["machine"]):
+    if not isinstance(profile["machine"], Mapping) or not set(profile["machine"]) >= _OF_MACHINES:
         raise ValueError(f"`record['profile']` must name its 'machine', got {profile['machine']}.")
     sizes = list(profile["batch_sizes"])
     if not sizes or profile["batch_size"] not in sizes:
@@ -147,6 +181,11 @@ def check_profile(profile: Any, rows: int, columns: int) -> None:
             raise ValueError(f"`record['profile']` must have {name!r} of shape {shape}, all positive.")
 
 
+def _is_from_0_to(value: object, highest: float) -> bool:
+    is_known = is_number(value) or value == math.inf
+    return is_known and 0 <= value <= highest  # type: ignore[operator]
+
+
 def without(values: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """Return what a mapping holds but for one entry."""
     return {key: value for key, value in (values or {}).items() if key != name}
@@ -155,6 +194,6 @@ def without(values: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
 def _has_shape(values: Any, shape: tuple[int, ...]) -> bool:
     """Tell whether nested lists of positive numbers have a shape."""
     if not shape:
-        return isinstance(values, int | float) and math.isfinite(values) and values > 0
+        return is_number(values) and values > 0
     is_list = isinstance(values, list | tuple) and len(values) == shape[0]
     return is_list and all(_has_shape(value, shape[1:]) for value in values)

@@ -16,7 +16,8 @@ class QuEEImageClassifierOutput(ModelOutput):
 
     Args:
         loss: Scalar, if labels were given: cross entropy of `logits`; in training mode the scaled exit loss.
-        logits: `(batch, labels)`, float32, at the exit where each image left.
+        logits: `(batch, labels)`, float32, at the exit where each image left; NaN of an image that
+            holds NaN or infinity.
         exit_index: `(batch,)`, int64, counted from 0; block `config.exit_blocks[exit_index]`.
         path: `(batch, exits)`, int16: index into `config.levels` per segment, -1 for segments not run.
         cost: `(batch,)`, float32, relative to the dearest path, by the config's cost model.

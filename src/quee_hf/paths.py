@@ -93,9 +93,9 @@ class PathRules:
         chosen = set(prefixes((0,) * self.num_exits))
         # A draw that no longer fits is dropped; after many such draws the set is as full as it gets.
         for _ in range(50 * max_paths):
-            grown = chosen | set(prefixes(self._draw(rng)))
-            if len(grown) <= max_paths:
-                chosen = grown
+            new = set(prefixes(self._draw(rng))) - chosen
+            if len(chosen) + len(new) <= max_paths:
+                chosen |= new
         return sorted(chosen, key=lambda path: (len(path), path))
 
 

@@ -16,8 +16,10 @@ from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import ModelOutput
 
 from quee_hf.certification import certified_lambda
-from quee_hf.checkpoints import check_processor
+from quee_hf.checksums import check_processor
 from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import BadImageError
+from quee_hf.execution.finite import are_finite
 from quee_hf.execution.operating_points import lambda_within
 from quee_hf.images import fetch_rgb
 from quee_hf.levels import Level
@@ -162,7 +164,10 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         """
         if isinstance(image, (str, Path, Image.Image)):
             image = fetch_rgb(image, timeout)
-        return super().preprocess(image)  # type: ignore[no-untyped-call]
+        inputs = super().preprocess(image)  # type: ignore[no-untyped-call]
+        if not are_finite(inputs["pixel_values"]).all():
+            raise BadImageError("The pixel values of an image hold NaN or infinity.")
+        return inputs
 
     def get_iterator(
         self, inputs: Any, num_workers: int, batch_size: int, *parameters: dict[str, Any]

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import CommitInfo
@@ -18,18 +18,19 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from quee_hf.checkpoints import (
     HUB_OPTIONS,
     atomic_directory,
-    check_cached_config,
     check_savable,
-    checked_downloads,
     read_weights,
     weight_files,
 )
+from quee_hf.checksums import check_cached_config, checked_files, seal_weights
 from quee_hf.configuration import QuEEConfig
+from quee_hf.errors import IncompatibleCheckpointError, QuEEError
 from quee_hf.gates.error_predictor import ErrorPredictor
 from quee_hf.hub.card import CARD_FILE, PICTURE_FILE, has_own_card, say_kept, write_card
 from quee_hf.hub.publish import publish_folder
 from quee_hf.hub.remote_code import AUTO_MAP, write_remote_code
 from quee_hf.quantization.linear import narrow_weights
+from quee_hf.saved_config import DAMAGE
 
 _PUSH_OPTIONS = (
     "repo_id",
@@ -98,10 +99,8 @@ class QuEEPreTrainedModel(PreTrainedModel):
                 check_cached_config(source, **hub_options)
                 raise
         files, is_plain = weight_files(source, **hub_options), not model_args and _is_plain(config, kwargs)
-        with checked_downloads(files):
-            # Only its shapes matter: weights are assigned, or transformers makes a model of its own.
-            with torch.device("meta"):
-                model = cls(copy.deepcopy(config))
+        with checked_files(files):
+            model = cls._without_memory(config)
             expected = model.state_dict()
             weights = read_weights(files, expected)  # all are checked, whoever loads them
             if is_plain:
@@ -119,6 +118,19 @@ class QuEEPreTrainedModel(PreTrainedModel):
         made = loaded[0] if isinstance(loaded, tuple) else loaded
         made._settle(Path(files[0]).parent)
         return loaded
+
+    @classmethod
+    def _without_memory(cls, config: QuEEConfig) -> Self:
+        """Make a model of which only shapes matter: weights are assigned, or transformers makes another."""
+        try:
+            with torch.device("meta"):
+                return cls(copy.deepcopy(config))
+        except QuEEError:
+            raise
+        except (RuntimeError, MemoryError, *DAMAGE) as error:
+            raise IncompatibleCheckpointError(
+                f"No model can be made of what the config describes: {error!r}."
+            ) from error
 
     def _settle(self, folder: Path) -> None:
         """Take back what transformers does to all float parameters: they are trainable, and of one kind."""
@@ -164,6 +176,8 @@ class QuEEPreTrainedModel(PreTrainedModel):
     def _write_files(self, folder: Path, **kwargs: Any) -> None:
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(folder, **kwargs)
+        for file in folder.glob("*.safetensors"):
+            seal_weights(file)
         write_remote_code(folder)
         write_card(folder, cast(QuEEConfig, self.config))
 

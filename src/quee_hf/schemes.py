@@ -62,6 +62,12 @@ class QuantizationScheme:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {list(allowed)}, got {getattr(self, name)!r}.")
+        if not isinstance(self.num_images, int) or self.num_images < 0:
+            raise ValueError(f"`num_images` must be a whole number from 0 on, got {self.num_images!r}.")
+        if not isinstance(self.per_head, bool):
+            raise ValueError(f"`per_head` must be true or false, got {self.per_head!r}.")
+        if not isinstance(self.options, dict):
+            raise ValueError(f"`options` of `quantization` must be a mapping, got {self.options!r}.")
         check_kept(self.kept)
 
     @classmethod
@@ -110,6 +116,8 @@ def check_kept(kept: Mapping[str, object], num_blocks: int | None = None) -> Non
         kept: Such as `{"9.fc2": 8}`.
         num_blocks: How many blocks there are, if known.
     """
+    if not isinstance(kept, Mapping):
+        raise ValueError(f"Exceptions must be a mapping such as {{'9.fc2': 8}}, got {kept!r}.")
     for name, level in kept.items():
         match = _KEPT_NAME.fullmatch(str(name))
         if match is None:

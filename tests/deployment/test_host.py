@@ -199,9 +199,11 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("found", "replaced", "message"),
         [
-            ('"format_version": 1', '"format_version": 2', "format 2; this router reads 1"),
-            ("{", "", "cannot be used"),
-            ('"levels"', '"level"', "cannot be used"),
+            ('"format_version": 2', '"format_version": 3', "format 3; this router reads 2"),
+            ("{", "", "cannot be used, it is damaged"),
+            ('"levels"', '"level"', "was changed since it was written"),
+            ('"cost_lambda": 0.06', '"cost_lambda": 0.6', "was changed since it was written"),
+            ('"checksum"', '"check-sum"', "was changed since it was written"),
         ],
     )
     def test_whose_description_is_another_is_refused(self, folder, tmp_path, found, replaced, message):
@@ -210,3 +212,25 @@ class TestFolder:
         (copy / "router.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             HostRouter(copy)
+
+    @pytest.mark.parametrize(
+        "name", ["embedding.onnx", "segment_1_level_8.onnx", "head_3.onnx", "gate_1.onnx"]
+    )
+    def test_a_changed_graph_is_refused_when_it_is_needed(self, folder, tmp_path, name):
+        copy = shutil.copytree(folder, tmp_path / "copy")
+        content = bytearray((copy / name).read_bytes())
+        content[-40] ^= 1  # of a weight, or near
+        (copy / name).write_bytes(content)
+        host = HostRouter(copy)
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            for level in ("fp32", 8):
+                host(images(2).numpy(), path=[level] * 3)
+            host(images(2).numpy(), cost_lambda=0.0)
+
+
+def test_images_that_are_no_numbers_are_refused(folder):
+    for value in (math.nan, math.inf):
+        pixel_values = images(3).numpy()
+        pixel_values[1, 2, 31, 31] = value
+        with pytest.raises(ValueError, match=r"images \[1\], counted from 0, hold NaN or infinity"):
+            HostRouter(folder)(pixel_values)

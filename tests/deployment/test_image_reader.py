@@ -1,13 +1,12 @@
 """Tests of `ImageReader` against the image processors of transformers."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 from transformers import BitImageProcessorPil, CLIPImageProcessorPil, ViTImageProcessorPil
 
 from quee_hf import BadImageError
+from quee_hf.deployment.description import EXPORT_FORMAT, Description, GraphNames, write_description
 from quee_hf.deployment.export import describe_processor
 from quee_hf.deployment.image_reader import ImageReader
 
@@ -98,6 +97,8 @@ def test_what_is_no_image_is_named(read, tmp_path):
 
 
 def test_a_folder_that_says_nothing_is_refused(tmp_path):
-    (tmp_path / "router.json").write_text(json.dumps({"preprocessing": None}))
+    nothing = Description(*[None] * len(Description._fields))
+    names = GraphNames("embedding.onnx", [], [], [])
+    write_description(tmp_path, nothing._replace(format_version=EXPORT_FORMAT, graphs=names))
     with pytest.raises(ValueError, match="does not say how images become pixel values"):
         ImageReader.from_folder(tmp_path)

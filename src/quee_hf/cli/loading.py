@@ -30,7 +30,7 @@ def load_model(source: str, device: str, revision: str = "main") -> LoadedModel:
     from quee_hf.build.ingredients import choose_device
     from quee_hf.build.rebuild import move
     from quee_hf.build.source import is_local
-    from quee_hf.checkpoints import check_processor
+    from quee_hf.checksums import check_processor
     from quee_hf.modeling import QuEEForImageClassification
 
     _check_folder(source, is_local=is_local(source))

@@ -186,8 +186,11 @@ def _classify(
 ) -> list[dict[str, Any]]:
     import torch
 
+    from quee_hf.execution.finite import check_finite
+
     model, config, names = loaded.model, loaded.model.config, loaded.model.config.class_names
     pixel_values = loaded.image_processor(images=[image for _, image in batch], return_tensors="pt")
+    check_finite(pixel_values["pixel_values"])
     with torch.inference_mode():
         out = model(pixel_values["pixel_values"].to(model.device), **route)
     scores, labels = out.logits.softmax(dim=-1).topk(min(top_k, model.num_labels))

@@ -1,14 +1,19 @@
 """What an exported folder says of its model, in `router.json`. Needs no PyTorch."""
 
+import hashlib
 import json
 import math
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 from quee_hf.levels import Level
 
 DESCRIPTION_FILE = "router.json"
-EXPORT_FORMAT = 1
+EXPORT_FORMAT = 2  # 1, never released, had no checksums
+# That of the file itself, with zeros in its own place.
+_CHECKSUM = re.compile(r'"checksum": "([0-9a-f]{64})"')
+_BLANK = "0" * 64
 
 
 class GateDescription(NamedTuple):
@@ -53,6 +58,7 @@ class Description(NamedTuple):
     gate: GateDescription | None  # `None` if gates are not trained
     preprocessing: dict[str, Any] | None  # as `quee_hf.deployment.image_reader.ImageReader` takes it
     graphs: GraphNames
+    checksums: dict[str, str]  # SHA-256 of the file of each graph
 
 
 def write_description(folder: pathlib.Path, description: Description) -> None:
@@ -60,8 +66,20 @@ def write_description(folder: pathlib.Path, description: Description) -> None:
     fields = description._asdict()
     fields["gate"] = None if description.gate is None else description.gate._asdict()
     fields["graphs"] = description.graphs._asdict()
-    text = json.dumps(_finite(fields), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+    fields["checksum"] = _BLANK
+    text = json.dumps(_finite(fields), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = text.replace(f'"checksum": "{_BLANK}"', f'"checksum": "{_digest(text)}"')
+    (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+
+
+def hash_graph(file: pathlib.Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:
@@ -76,23 +94,44 @@ def read_description(folder: pathlib.Path) -> Description:
     """Read `router.json`, and see that the graphs are there.
 
     Raises:
-        ValueError: If there is none, a later version wrote it, or something is missing.
+        ValueError: If there is none, it was written in another format or changed since, or something is
+            missing.
+    """
+    fields = read_fields(folder)
+    fields["graphs"] = GraphNames(**fields["graphs"])
+    fields["gate"] = None if fields["gate"] is None else GateDescription(**fields["gate"])
+    fields["cost_lambda"] = None if fields["cost_lambda"] is None else float(fields["cost_lambda"])
+    description = Description(**fields)
+    missing = [name for name in description.graphs.all() if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing.")
+    return description
+
+
+def read_fields(folder: pathlib.Path) -> dict[str, Any]:
+    """Return what `router.json` says, as it was written.
+
+    Raises:
+        ValueError: If there is none, it was written in another format or changed since.
     """
     file = folder / DESCRIPTION_FILE
     if not file.is_file():
         raise ValueError(f"{folder} has no {DESCRIPTION_FILE}: it is not an exported model.")
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        fields: dict[str, Any] = json.loads(text)
         version = fields["format_version"]
-        if version > EXPORT_FORMAT:
-            raise ValueError(f"it was exported in format {version}; this router reads {EXPORT_FORMAT}")
-        fields["graphs"] = GraphNames(**fields["graphs"])
-        fields["gate"] = None if fields["gate"] is None else GateDescription(**fields["gate"])
-        fields["cost_lambda"] = None if fields["cost_lambda"] is None else float(fields["cost_lambda"])
-        description = Description(**fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} cannot be used: {error}.") from error
-    missing = [name for name in description.graphs.all() if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} missing.")
-    return description
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be used, it is damaged: {error!r}.") from error
+    if version != EXPORT_FORMAT:
+        raise ValueError(
+            f"{file} cannot be used: it was exported in format {version}; this router reads {EXPORT_FORMAT}."
+        )
+    found = _CHECKSUM.search(text)
+    if found is None or _digest(text.replace(found[1], _BLANK)) != found[1]:
+        raise ValueError(
+            f"{file} cannot be used: it is damaged, or was changed since it was written, which its checksum"
+            " tells. Export the model anew."
+        )
+    del fields["checksum"]
+    return fields

@@ -23,6 +23,7 @@ from quee_hf.deployment.description import (
     Description,
     GateDescription,
     GraphNames,
+    hash_graph,
     write_description,
 )
 from quee_hf.deployment.files import HOST_FILES, write_host_files
@@ -61,8 +62,9 @@ def write_export(
     with replaced_directory(target) as staging, torch.inference_mode():
         for name, make in tqdm(graphs.items(), desc="Exporting", unit="graph", leave=False):
             (staging / name).write_bytes(make().SerializeToString(deterministic=True))
+        checksums = {name: hash_graph(staging / name) for name in graphs}
         write_host_files(staging)
-        write_description(staging, described)
+        write_description(staging, described._replace(checksums=checksums))
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
@@ -133,6 +135,7 @@ def _describe(model: QuEEForImageClassification, names: GraphNames, processor: A
         gate=_describe_gate(model) if names.gates else None,
         preprocessing=describe_processor(processor, shape),
         graphs=names,
+        checksums={},
     )
 
 

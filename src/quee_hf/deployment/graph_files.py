@@ -2,10 +2,10 @@
 
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from quee_hf.deployment.description import GraphNames
+from quee_hf.deployment.description import GraphNames, hash_graph
 from quee_hf.graphs.sessions import open_session
 from quee_hf.routing.policy import Floats
 
@@ -25,11 +25,15 @@ class GraphFiles:
     Args:
         folder: Holds them.
         names: Of the files.
+        checksums: Of each.
         num_threads: That run an operator; 0 stands for one per core.
     """
 
-    def __init__(self, folder: pathlib.Path, names: GraphNames, num_threads: int) -> None:
+    def __init__(
+        self, folder: pathlib.Path, names: GraphNames, checksums: Mapping[str, str], num_threads: int
+    ) -> None:
         self._folder, self._names, self._num_threads = folder, names, num_threads
+        self._checksums = checksums
         self._sessions: dict[str, tuple[Any, list[str]]] = {}  # and the names of their inputs
         self._lock = threading.Lock()
 
@@ -83,6 +87,9 @@ class GraphFiles:
     def _open(self, name: str) -> tuple[Any, list[str]]:
         with self._lock:  # a graph that two threads need at once is opened once
             if name not in self._sessions:
-                session = open_session(str(self._folder / name), self._num_threads)
+                file = self._folder / name
+                if hash_graph(file) != self._checksums[name]:
+                    raise ValueError(f"{file} is damaged: it has another checksum than router.json says.")
+                session = open_session(str(file), self._num_threads)
                 self._sessions[name] = session, [each.name for each in session.get_inputs()]
             return self._sessions[name]

@@ -40,12 +40,14 @@ class HostRouter:
         num_threads: That run an operator; 0 stands for one per core.
 
     Raises:
-        ValueError: If the folder is not an exported model, or incomplete.
+        ValueError: If the folder is not an exported model, incomplete or damaged; of a graph, when it is
+            first needed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, num_threads: int = 0) -> None:
         self.description = described = read_description(pathlib.Path(folder))
-        self.graphs = GraphFiles(pathlib.Path(folder), described.graphs, num_threads)
+        checksums = described.checksums
+        self.graphs = GraphFiles(pathlib.Path(folder), described.graphs, checksums, num_threads)
         costs = np.array(described.path_costs, np.float32)
         tree = PathTree(tuple(tuple(path) for path in described.paths))
         self._costs = costs
@@ -75,7 +77,8 @@ class HostRouter:
             path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
 
         Raises:
-            ValueError: If images have another shape, or an option has no meaning for this model.
+            ValueError: If images have another shape, or hold NaN or infinity, or an option has no
+                meaning for this model.
         """
         described = self.description
         options = {
@@ -240,6 +243,8 @@ def _checked_pixels(pixel_values: ArrayLike, described: Description) -> Floats:
     if pixels.ndim != 4 or list(pixels.shape[1:]) != described.input_shape:
         expected = ", ".join(map(str, described.input_shape))
         raise ValueError(f"`pixel_values` must have the shape (batch, {expected}), got {pixels.shape}.")
+    if wrong := [row for row, image in enumerate(pixels) if not np.isfinite(image).all()]:
+        raise ValueError(f"`pixel_values` of the images {wrong}, counted from 0, hold NaN or infinity.")
     return pixels
 
 

@@ -1,6 +1,5 @@
 """`ImageReader`: pixel values as a model's image processor makes them, with Pillow and NumPy alone."""
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from quee_hf.deployment.description import DESCRIPTION_FILE
+from quee_hf.deployment.description import read_fields
 from quee_hf.images import load_rgb
 
 Source = str | pathlib.Path | bytes | Image.Image
@@ -43,9 +42,9 @@ class ImageReader:
         """Return what reads images for an exported model.
 
         Raises:
-            ValueError: If its image processor does what no reader does.
+            ValueError: If its image processor does what no reader does, or its `router.json` is damaged.
         """
-        described = json.loads((pathlib.Path(folder) / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        described = read_fields(pathlib.Path(folder))
         if described["preprocessing"] is None:
             raise ValueError(f"{folder} does not say how images become pixel values: make these yourself.")
         return cls(described["preprocessing"])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quee_hf.execution.feed import Batch, Feed
+from quee_hf.execution.finite import where_finite
 from quee_hf.execution.network import Network
 from quee_hf.execution.routed import routed_forward
 from quee_hf.execution.rows import send
@@ -32,10 +33,15 @@ class ForcedPath(NamedTuple):
 def answer(
     network: Network, pixel_values: Tensor, route: float | Tensor | ForcedPath
 ) -> QuEEImageClassifierOutput:
-    """Classify images, `(batch, channels, height, width)`, at a lambda, one for each, or along one path."""
+    """Classify images, `(batch, channels, height, width)`, at a lambda, one for each, or along one path.
+
+    Logits are NaN of an image that holds NaN or infinity, whatever runs the network.
+    """
     if isinstance(route, ForcedPath):
         return _forced_output(network, pixel_values, route)
-    return _routed_output(routed_forward(network, pixel_values, route), network.router)
+    routes = routed_forward(network, pixel_values, route)
+    routes.logits = where_finite(routes.logits, pixel_values)
+    return _routed_output(routes, network.router)
 
 
 def answer_stream(
@@ -90,7 +96,7 @@ def _forced_outputs(network: Network, feed: Feed, path: ForcedPath) -> Iterator[
 
 
 def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> QuEEImageClassifierOutput:
-    logits = network.run_path(pixel_values, path.levels)
+    logits = where_finite(network.run_path(pixel_values, path.levels), pixel_values)
     batch, unused = len(logits), path.num_exits - len(path.levels)
     row = np.array([*path.levels, *[-1] * unused], np.int16)
     return QuEEImageClassifierOutput(

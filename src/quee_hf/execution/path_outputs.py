@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from quee_hf.execution.finite import check_finite
 from quee_hf.execution.network import Assessment, Network, assess
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.rows import on_host
@@ -67,10 +68,11 @@ def collect_path_outputs(
         device: Where the model is; CPU if not given. Outputs are kept on the CPU.
 
     Raises:
-        ValueError: If the data set is empty.
+        ValueError: If the data set is empty, or an image holds NaN or infinity.
     """
-    readings, labels = [], []
+    readings, labels = list[tuple[Tensor, Tensor]](), list[Tensor]()
     for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Running all paths", unit="batch"):
+        check_finite(batch["pixel_values"], sum(len(part) for part in labels))
         with torch.inference_mode():
             reading = tree_forward(network, batch["pixel_values"].to(device))
         readings.append((reading.logits.cpu(), reading.variance.cpu()))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from quee_hf.execution.finite import where_finite
 from quee_hf.execution.network import Network
 from quee_hf.exits.reading import ExitReading
 from quee_hf.routing.router import ROOT
@@ -53,4 +54,4 @@ def tree_logits(network: Network, pixel_values: Tensor) -> Tensor:
         step = network.advance(len(path) - 1, network.level_list[path[-1]], hidden, seen)
         logits[:, node] = step.reached.logits
         pending += [(child, step.hidden, step.reached.seen) for child in tree.children(node)]
-    return logits
+    return where_finite(logits, pixel_values)

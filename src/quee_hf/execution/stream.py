@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quee_hf.execution.feed import Feed
+from quee_hf.execution.finite import are_finite
 from quee_hf.execution.network import Assessment, Network
 from quee_hf.execution.rows import copy_rows, new_rows
 from quee_hf.execution.walk import Routes, decide_step
@@ -32,6 +33,7 @@ _IMAGE = np.dtype(
         ("node", np.int64),
         ("error", np.float32),
         ("cost_lambda", np.float32),
+        ("is_finite", np.bool_),  # as pixels
     ]
 )
 _Images = NDArray[np.void]
@@ -123,6 +125,7 @@ class _Pool:
         images = np.zeros(len(cost_lambda), _IMAGE)
         images["number"] = np.arange(self._num_admitted, self._num_admitted + len(images))
         images["node"], images["error"], images["cost_lambda"] = ROOT, np.nan, cost_lambda
+        images["is_finite"] = are_finite(pixel_values).numpy(force=True)
         self._num_admitted += len(images)
         self._send_on(0, self._network.embed(pixel_values), None, images)
 
@@ -183,6 +186,7 @@ class _Pool:
     def _finish(self, images: _Images, logits: Tensor) -> None:
         """Keep the results of images that leave."""
         rows = logits.numpy(force=True)[images["row"]]
+        rows[~images["is_finite"]] = np.nan
         results = zip(images["node"].tolist(), images["error"].tolist(), rows, strict=True)
         self._finished.update(zip(images["number"].tolist(), results, strict=True))
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, TrainingArguments
 
+from quee_hf.execution.finite import check_finite
 from quee_hf.exits.heads import ExitHead
 from quee_hf.exits.loss import cosine_distillation, scaled_exit_loss, soft_distillation
 from quee_hf.modeling import QuEEForImageClassification
@@ -93,6 +94,9 @@ def collect_exit_features(
         batch_size: Images per batch.
         teacher: Whose last exit's outputs are kept, too.
         num_views: How often each image is looked at: once as it is, then cropped and mirrored at random.
+
+    Raises:
+        ValueError: If the data set is empty, or an image holds NaN or infinity.
     """
     selected, labels, taught = None, list[Tensor](), list[Tensor]()
     random = torch.Generator().manual_seed(0)
@@ -100,10 +104,11 @@ def collect_exit_features(
         loader = DataLoader(dataset, batch_size=batch_size)
         for batch in tqdm(loader, desc=f"Collecting exit features, view {view + 1}", unit="batch"):
             pixel_values = random_views(batch["pixel_values"], random) if view else batch["pixel_values"]
+            start = sum(len(part) for part in labels)
+            check_finite(pixel_values, start % len(cast(Sized, dataset)))
             rows = select_trainable_exits(model, pixel_values.to(model.device))
             if selected is None:
                 selected = _allocate((num_views * len(cast(Sized, dataset)), *rows.shape[1:]))
-            start = sum(len(part) for part in labels)
             selected[start : start + len(rows)] = rows
             labels.append(torch.as_tensor(batch["labels"]))
             if teacher is not None:
