@@ -28,7 +28,7 @@ from quee_hf import NotReadyError, QuEEForImageClassification, QuEEImageClassifi
 from quee_hf.blueprint import segment_costs
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
 from quee_hf.execution.prefix_tree import tree_forward
-from quee_hf.exits.loss import scaled_exit_loss
+from quee_hf.exits.loss import scaled_exit_losses
 from quee_hf.gates.features import GATE_FEATURES
 from quee_hf.routing.costs import path_cost
 
@@ -454,7 +454,8 @@ class TestTrainingMode:
         with torch.no_grad():
             exits = [model(pixel_values, path=(8,) * length).logits for length in (1, 2, 3)]
         output = model.train()(pixel_values, labels)
-        torch.testing.assert_close(output.loss, scaled_exit_loss(torch.stack(exits, dim=1), labels))
+        losses = scaled_exit_losses(torch.stack(exits, dim=1), labels)
+        torch.testing.assert_close(output.loss, losses.mean())
         torch.testing.assert_close(output.logits, exits[-1])
         assert model(pixel_values).loss is None
 

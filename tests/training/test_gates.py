@@ -17,7 +17,7 @@ from quee_hf import ErrorTargets, GateTrainer, NotReadyError, QuEEForImageClassi
 from quee_hf.diagnostics.calibration import error_auroc
 from quee_hf.execution.path_outputs import collect_path_outputs, replay
 from quee_hf.exits.reading import ExitReading
-from quee_hf.training.gates import GateExamples, gate_arguments, gate_loss, gate_scores
+from quee_hf.training.gates import GateExamples, gate_arguments, gate_losses, gate_scores
 
 
 def untrained(**fields):
@@ -70,7 +70,7 @@ class TestGateLoss:
         expected = reference_gate_loss(model.paths, gates, predicted, targets.numpy(), kind)
         # The reference sees error probabilities rounded to float32.
         summaries = model.summarize(ExitReading(probabilities.log(), torch.zeros(num_images, num_paths)))
-        assert gate_loss(model, summaries, targets, kind).item() == pytest.approx(expected, rel=1e-5)
+        assert gate_losses(model, summaries, targets, kind).mean().item() == pytest.approx(expected, rel=1e-5)
 
 
 class TestLearning:

@@ -12,6 +12,7 @@ from typing import Any
 from quee_hf.build.files import hash_file, write_json
 from quee_hf.checkpoints import REPLACED, UNFINISHED, replaced_directory
 from quee_hf.errors import QuEEError
+from quee_hf.processes import check_alone
 
 _DONE = "done.json"
 _RECIPE = "recipe.yaml"
@@ -45,8 +46,9 @@ class RunDirectory:
         """Keep other builds out while the block lasts, and tidy up what a killed one left.
 
         Raises:
-            QuEEError: If another build is at work here.
+            QuEEError: If another build is at work here, or this process is one of several that would build.
         """
+        check_alone("A build")
         self.stages.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as lock:
             try:

@@ -29,10 +29,12 @@ from quee_hf.cli.rescue import rescue
 from quee_hf.cli.set_classes import set_classes
 from quee_hf.cli.train import train_gates, train_heads
 from quee_hf.errors import QuEEError
+from quee_hf.processes import check_alone, is_main_process, num_processes
 
 # The parent of `BadParameter`, which typer does not export under a name that lasts.
 _UsageError: Any = typer.BadParameter.__base__
 _FAILURE, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+_SHARED = ("evaluate",)  # verbs whose work several processes share
 _OPTIONS = {
     "skip_bad=True": "--skip-bad",
     "overwrite=True": "--overwrite",
@@ -103,6 +105,7 @@ def _show_version(is_wanted: bool) -> None:
 
 @app.callback()
 def _quee(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
@@ -127,6 +130,10 @@ def _quee(
             --exits 6,8,10 --levels 8,6 --output run
         quee predict run/model cat.jpg
     """
+    if context.invoked_subcommand not in _SHARED and num_processes() > 1:
+        if not is_main_process():
+            raise typer.Exit(_BAD_INPUT)
+        check_alone(f"`quee {context.invoked_subcommand}`")
 
 
 for _verb in (

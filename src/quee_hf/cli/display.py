@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from quee_hf.processes import is_main_process
+
 
 def say(line: str) -> None:
-    """Show a line of progress."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+    """Show a line of progress; of several processes, one does."""
+    if is_main_process():
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
 def show(line: str = "", style: str | None = None) -> None:

@@ -16,6 +16,7 @@ from quee_hf.cli.display import (
     show_json,
     show_table,
 )
+from quee_hf.processes import is_main_process
 
 _PICTURES = (".png", ".svg", ".pdf")
 
@@ -78,9 +79,13 @@ def evaluate(
     same images: every exit and every level alone, and leaving at the first exit whose largest probability
     reaches a threshold.
 
+    Processes that `torchrun` or `accelerate launch` starts share the images; the first one writes.
+
     **Example**
 
         quee evaluate run/model --data photos/test --cost-lambda 0,0.1,0.3 --output evaluation.json
+
+        torchrun --standalone --nproc_per_node 2 --no-python quee evaluate run/model --data photos/test
     """
     lambdas = None if cost_lambda is None else options.parse_numbers(cost_lambda, "--cost-lambda")
     if lambdas and not all(math.isfinite(value) and value >= 0 for value in lambdas):
@@ -95,6 +100,8 @@ def evaluate(
     with library_output_on_stderr():
         plan = _Plan(data, limit, match_labels, skip_bad, batch_size, device, revision, engine, record)
         result = _evaluate(model, lambdas, plan)
+        if result is None:
+            return
         _write(result, output, picture)
         if record:
             _record(Path(model), result)
@@ -109,7 +116,8 @@ def _check_writable(file: Path) -> None:
         raise ValueError(f"Cannot write {file}: it is a directory, or its directory does not exist.")
 
 
-def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> dict[str, Any]:
+def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> dict[str, Any] | None:
+    """Return what was found; nothing in a process that only helps another."""
     from quee_hf.build.ingredients import read_matching
     from quee_hf.cli.loading import load_model
     from quee_hf.data.roles import check_unused
@@ -129,6 +137,8 @@ def _evaluate(model_source: str, lambdas: list[float] | None, plan: _Plan) -> di
     if plan.is_recorded:
         check_unused(model.config, images, plan.data)
     outputs = collect_all_outputs(model, images.with_processor(image_processor), batch_size=plan.batch_size)
+    if not is_main_process():
+        return None
     model.cpu()
     return {
         "model": model_source,

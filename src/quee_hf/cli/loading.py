@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quee_hf.cli.display import one_line
 from quee_hf.errors import QuEEError
+from quee_hf.processes import meet, num_processes
 
 if TYPE_CHECKING:
     from quee_hf.configuration import QuEEConfig
@@ -35,6 +36,8 @@ def load_model(source: str, device: str, revision: str = "main") -> LoadedModel:
 
     _check_folder(source, is_local=is_local(source))
     target = choose_device(device)
+    if num_processes() > 1:
+        meet(target)  # each takes a GPU of its own, where there are several
     try:
         model = QuEEForImageClassification.from_pretrained(source, revision=revision)
         processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")

@@ -15,7 +15,7 @@ from quee_hf.execution.routed import routed_forward
 from quee_hf.execution.rows import send
 from quee_hf.execution.stream import stream_routes
 from quee_hf.execution.walk import Routes
-from quee_hf.exits.loss import scaled_exit_loss
+from quee_hf.exits.loss import scaled_exit_losses
 from quee_hf.levels import Level
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.paths import Path
@@ -121,7 +121,7 @@ def training_output(
     for segment in range(num_exits):
         hidden = network.run_segment(segment, level, hidden)
         logits.append(network.read_exit(segment, hidden).logits)
-    loss = None if labels is None else scaled_exit_loss(torch.stack(logits, dim=1), labels)
+    loss = None if labels is None else scaled_exit_losses(torch.stack(logits, dim=1), labels).mean()
     return QuEEImageClassifierOutput(loss=loss, logits=logits[-1])
 
 

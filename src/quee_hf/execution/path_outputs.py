@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
-from quee_hf.execution.finite import check_finite
 from quee_hf.execution.network import Assessment, Network, assess
 from quee_hf.execution.prefix_tree import tree_forward
 from quee_hf.execution.rows import on_host
+from quee_hf.execution.shared_batches import run_batches
 from quee_hf.execution.walk import Routes, walk
 from quee_hf.exits.reading import ExitReading
 from quee_hf.routing.policy import Indices, cost_lambda_per_sample
@@ -61,6 +60,8 @@ def collect_path_outputs(
 ) -> PathOutputs:
     """Run the prefix tree over a data set, with a progress bar.
 
+    Several processes share the work, and each of them gets the outputs of all images.
+
     Args:
         network: The model.
         dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
@@ -70,17 +71,18 @@ def collect_path_outputs(
     Raises:
         ValueError: If the data set is empty, or an image holds NaN or infinity.
     """
-    readings, labels = list[tuple[Tensor, Tensor]](), list[Tensor]()
-    for batch in tqdm(DataLoader(dataset, batch_size=batch_size), desc="Running all paths", unit="batch"):
-        check_finite(batch["pixel_values"], sum(len(part) for part in labels))
+    device = device or torch.device("cpu")
+
+    def run(batch: dict[str, Any]) -> tuple[Tensor, ...]:
         with torch.inference_mode():
             reading = tree_forward(network, batch["pixel_values"].to(device))
-        readings.append((reading.logits.cpu(), reading.variance.cpu()))
-        labels.append(torch.as_tensor(batch["labels"]))
-    if not labels:
+        return reading.logits.cpu(), reading.variance.cpu(), torch.as_tensor(batch["labels"])
+
+    parts = list(run_batches(dataset, run, batch_size=batch_size, device=device, title="Running all paths"))
+    if not parts:
         raise ValueError("The data set is empty.")
-    logits, variance = (torch.cat(parts) for parts in zip(*readings, strict=True))
-    return PathOutputs(logits, variance, torch.cat(labels).long())
+    logits, variance, labels = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return PathOutputs(logits, variance, labels.long())
 
 
 class _OutputReader:

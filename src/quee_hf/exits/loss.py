@@ -7,10 +7,10 @@ from torch.nn import functional
 _TEMPERATURE = 2.0
 
 
-def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def scaled_exit_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum the exits' cross entropies, earlier exits weighing more.
 
-        loss = sum over exits e = 1..E of (E - e + 1) * CE(e)
+        loss(image) = sum over exits e = 1..E of (E - e + 1) * CE(e)
 
     With a frozen backbone the exits share no weights: the factors only set how strongly a global gradient
     clip or weight decay acts on each.
@@ -20,7 +20,7 @@ def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: `(batch,)`, int64.
 
     Returns:
-        Scalar, averaged over the batch.
+        `(batch,)`.
 
     Source:
         "Scaled loss" of Regol et al. 2024 (JEI-DNN, arXiv:2310.09163), as its public code has it.
@@ -28,17 +28,17 @@ def scaled_exit_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return _scaled(cross_entropies(logits, labels))
 
 
-def cosine_distillation(outputs: Tensor, teacher: Tensor) -> Tensor:
+def cosine_distillation_losses(outputs: Tensor, teacher: Tensor) -> Tensor:
     """Sum how far the exits' directions are from the teacher's, earlier exits weighing more.
 
-        loss = sum over exits e = 1..E of (E - e + 1) * (1 - cos(output_e, teacher))
+        loss(image) = sum over exits e = 1..E of (E - e + 1) * (1 - cos(output_e, teacher))
 
     Args:
         outputs: `(batch, exits, size)`, embeddings (CLIP) or class logits (others).
         teacher: `(batch, size)`, the same of a full-precision network's last exit.
 
     Returns:
-        Scalar, averaged over the batch.
+        `(batch,)`.
 
     Source:
         Full-precision distillation of LRA-EE (arXiv:2605.26415), §5.1. Differs: class logits where there is
@@ -47,17 +47,18 @@ def cosine_distillation(outputs: Tensor, teacher: Tensor) -> Tensor:
     return _scaled(1 - functional.cosine_similarity(outputs, teacher[:, None], dim=-1))
 
 
-def soft_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+def soft_distillation_losses(logits: Tensor, teacher: Tensor) -> Tensor:
     """Sum how far the exits' softened probabilities are from the teacher's, earlier exits weighing more.
 
-        loss = sum over exits e = 1..E of (E - e + 1) * T^2 * KL(softmax(teacher / T), softmax(logits_e / T))
+        loss(image) = sum over exits e = 1..E of (E - e + 1) * T^2 * KL(p(teacher), p(logits_e)),
+        p(x) = softmax(x / T)
 
     Args:
         logits: `(batch, exits, labels)`.
         teacher: `(batch, labels)`, class logits of a full-precision network's last exit.
 
     Returns:
-        Scalar, averaged over the batch.
+        `(batch,)`.
 
     Source:
         Hinton et al. 2015 (arXiv:1503.02531), §2.1, with T = 2.
@@ -69,7 +70,7 @@ def soft_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
 
 def _scaled(losses: Tensor) -> Tensor:
     factors = torch.arange(losses.shape[1], 0, -1, dtype=losses.dtype, device=losses.device)
-    return (losses.mean(dim=0) * factors).sum()
+    return (losses * factors).sum(dim=1)
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from quee_hf.processes import meet, num_processes
+
 _STILL_TRAINED = {"heads": set[str](), "gates": {"heads"}}  # when a part is trained
 # Whose images are other ones afterwards.
 _GATE_ROLES = ("error clusters", "gate training", "gate early stopping", "operating points")
@@ -18,7 +20,8 @@ _MEASURED = ("trained_parts", "operating_points", "certificates", "cost_lambda",
 def recommended_arguments(output_dir: str, **overrides: Any) -> TrainingArguments:
     """Return arguments for training heads or gates: Adam at the paper's rate, the best epoch kept.
 
-    Learning rate 1e-3, weight decay 1e-4, evaluated and saved every epoch; trainers then stop early.
+    Learning rate 1e-3, weight decay 1e-4, evaluated and saved every epoch; trainers then stop early. Several
+    processes find each other on CPUs, too, if there is nothing faster.
 
     Args:
         output_dir: Where checkpoints go.
@@ -43,12 +46,19 @@ def recommended_arguments(output_dir: str, **overrides: Any) -> TrainingArgument
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
+        "use_cpu": num_processes() > 1 and not torch.accelerator.is_available(),
     }
     return TrainingArguments(output_dir, **{**fields, **overrides})
 
 
-def with_own_columns(args: TrainingArguments) -> TrainingArguments:
-    """Return a copy that keeps all columns: trainers here feed on what `forward` does not name."""
+def fitting_arguments(args: TrainingArguments) -> TrainingArguments:
+    """Return a copy of arguments that keeps all columns: trainers here feed on what `forward` does not name.
+
+    Raises:
+        QuEEError: If there are several processes, but the arguments are for one.
+    """
+    if num_processes() > 1:
+        meet(args.device)
     args = copy.copy(args)
     args.remove_unused_columns = False
     return args

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.processes import is_main_process
 
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
@@ -117,7 +118,8 @@ def choose_num_clusters(
     fitted, held_out = outputs.select(order[::2]), outputs.select(order[1::2])
     candidates = [count for count in candidates if count <= len(fitted)] or [1]
     outcomes, errors = held_out.is_wrong.float(), []
-    for count in tqdm(candidates, desc="Choosing the number of clusters", unit="candidate"):
+    title, is_quiet = "Choosing the number of clusters", not is_main_process()
+    for count in tqdm(candidates, desc=title, unit="candidate", disable=is_quiet):
         targets = ErrorTargets(_fit_clusters(fitted, count, seed))(held_out)
         errors.append(float((targets - outcomes).square().mean()))
     return candidates[int(np.argmin(errors))]

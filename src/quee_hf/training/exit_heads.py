@@ -1,6 +1,7 @@
 """`ExitHeadTrainer`: train all exit heads together on the frozen backbone."""
 
 from collections.abc import Iterator, Sequence, Sized
+from functools import partial
 from tempfile import TemporaryFile
 from typing import Any, cast
 
@@ -11,15 +12,16 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, TrainingArguments
 
-from quee_hf.execution.finite import check_finite
+from quee_hf.execution.shared_batches import run_batches
 from quee_hf.exits.heads import ExitHead
-from quee_hf.exits.loss import cosine_distillation, scaled_exit_loss, soft_distillation
+from quee_hf.exits.loss import cosine_distillation_losses, scaled_exit_losses, soft_distillation_losses
 from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.processes import check_alone
 from quee_hf.training.arguments import (
+    fitting_arguments,
     marked_as_trained,
     recommended_arguments,
     with_early_stopping,
-    with_own_columns,
 )
 from quee_hf.training.rows import TensorRows, collate
 from quee_hf.training.trainer import QuEETrainer
@@ -86,36 +88,46 @@ def collect_exit_features(
     """Run the frozen backbone over a data set, with a progress bar.
 
     Heads that read all tokens need much room: their features are kept in half precision, in a temporary file
-    that vanishes with them.
+    that vanishes with them. Several processes share the work, and each of them keeps the features of all
+    images.
 
     Args:
         model: With two exits or more.
         dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
         batch_size: Images per batch.
         teacher: Whose last exit's outputs are kept, too.
-        num_views: How often each image is looked at: once as it is, then cropped and mirrored at random.
+        num_views: How often each image is looked at: once as it is, then cropped and mirrored at random,
+            which one process must do alone.
 
     Raises:
         ValueError: If the data set is empty, or an image holds NaN or infinity.
     """
-    selected, labels, taught = None, list[Tensor](), list[Tensor]()
+    if num_views > 1:
+        check_alone("Looking at images more than once")
     random = torch.Generator().manual_seed(0)
+
+    def run(batch: dict[str, Any], view: int) -> tuple[Tensor, ...]:
+        pixel_values = random_views(batch["pixel_values"], random) if view else batch["pixel_values"]
+        rows = select_trainable_exits(model, pixel_values.to(model.device))
+        taught = () if teacher is None else (last_outputs(teacher, pixel_values.to(teacher.device)).cpu(),)
+        return rows, torch.as_tensor(batch["labels"]), *taught
+
+    selected, others = None, list[Sequence[Tensor]]()
     for view in range(num_views):
-        loader = DataLoader(dataset, batch_size=batch_size)
-        for batch in tqdm(loader, desc=f"Collecting exit features, view {view + 1}", unit="batch"):
-            pixel_values = random_views(batch["pixel_values"], random) if view else batch["pixel_values"]
-            start = sum(len(part) for part in labels)
-            check_finite(pixel_values, start % len(cast(Sized, dataset)))
-            rows = select_trainable_exits(model, pixel_values.to(model.device))
+        title = f"Collecting exit features, view {view + 1}"
+        work = partial(run, view=view)
+        for rows, *rest in run_batches(
+            dataset, work, batch_size=batch_size, device=model.device, title=title
+        ):
             if selected is None:
                 selected = _allocate((num_views * len(cast(Sized, dataset)), *rows.shape[1:]))
+            start = sum(len(part[0]) for part in others)
             selected[start : start + len(rows)] = rows
-            labels.append(torch.as_tensor(batch["labels"]))
-            if teacher is not None:
-                taught.append(last_outputs(teacher, pixel_values.to(teacher.device)).cpu())
+            others.append(rest)
     if selected is None:
         raise ValueError("The data set is empty.")
-    return ExitFeatures(selected, torch.cat(labels).long(), torch.cat(taught) if taught else None)
+    labels, *taught = (torch.cat(columns) for columns in zip(*others, strict=True))
+    return ExitFeatures(selected, labels.long(), *taught)
 
 
 @torch.no_grad()
@@ -191,7 +203,7 @@ class ExitHeadTrainer(QuEETrainer):
             raise ValueError("The model has one exit, the backbone's own head: there are no heads to train.")
         if distillation not in DISTILLATIONS:
             raise ValueError(f"`distillation` must be one of {list(DISTILLATIONS)}, got {distillation!r}.")
-        args = with_own_columns(args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS))
+        args = fitting_arguments(args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS))
         if cache_features:
             train_dataset, eval_dataset = (
                 data
@@ -210,29 +222,25 @@ class ExitHeadTrainer(QuEETrainer):
         with marked_as_trained(self.model, "heads", lambda: self.state.global_step > 0):
             return super().train(*args, **kwargs)
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Return the scaled loss of the trainable heads, and their logits `(batch, exits - 1, labels)`."""
-        quee, taught = self.accelerator.unwrap_model(model), inputs.get("teacher")
+    def image_losses(
+        self, model: QuEEForImageClassification, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scaled losses of the trainable heads, and their logits `(batch, exits - 1, labels)`."""
+        taught = inputs.get("teacher")
         if "selected" in inputs:
             selected = inputs["selected"]
         else:
-            selected = select_trainable_exits(quee, inputs["pixel_values"])
+            selected = select_trainable_exits(model, inputs["pixel_values"])
             if self._teacher is not None:
                 taught = last_outputs(self._teacher, inputs["pixel_values"])
-        outputs = torch.stack([quee.heads[i](selected[:, i]) for i in range(selected.shape[1])], dim=1)
-        logits = quee.as_logits(outputs)
-        loss = scaled_exit_loss(logits, inputs["labels"])
+        outputs = torch.stack([model.heads[i](selected[:, i]) for i in range(selected.shape[1])], dim=1)
+        logits = model.as_logits(outputs)
+        losses = scaled_exit_losses(logits, inputs["labels"])
         if taught is not None and self._distillation == "soft":
-            loss = loss + soft_distillation(logits, quee.as_logits(taught))
+            losses = losses + soft_distillation_losses(logits, model.as_logits(taught))
         elif taught is not None:
-            loss = loss + cosine_distillation(outputs, taught)
-        return (loss, {"logits": logits}) if return_outputs else loss
+            losses = losses + cosine_distillation_losses(outputs, taught)
+        return losses, {"logits": logits}
 
 
 def _accuracy_per_exit(prediction: EvalPrediction) -> dict[str, float]:

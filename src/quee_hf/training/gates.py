@@ -15,10 +15,10 @@ from quee_hf.gates import LRAGates
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.thresholds import search_thresholds
 from quee_hf.training.arguments import (
+    fitting_arguments,
     marked_as_trained,
     recommended_arguments,
     with_early_stopping,
-    with_own_columns,
 )
 from quee_hf.training.error_targets import ErrorTargets
 from quee_hf.training.logistic import logistic_regression
@@ -44,8 +44,8 @@ class GateExamples(TensorRows):
         super().__init__({"summaries": summaries, "labels": targets})
 
 
-def gate_loss(model: QuEEForImageClassification, summaries: Tensor, targets: Tensor, kind: str) -> Tensor:
-    """Sum the gates' mean errors.
+def gate_losses(model: QuEEForImageClassification, summaries: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Sum the gates' mean errors, image by image.
 
     QuEE's gates learn the error of every path that they may choose, from the exits passed on the way to it;
     LRA-EE's, along the most exact path, whether the exit where they stand is right.
@@ -56,10 +56,13 @@ def gate_loss(model: QuEEForImageClassification, summaries: Tensor, targets: Ten
         targets: `(batch, paths)`, in [0, 1].
         kind: "outcome": logistic loss; "cluster": squared error of the predicted probability.
 
+    Returns:
+        `(batch,)`.
+
     Source:
         Regol et al. 2024 (arXiv:2406.14404), Eq. (16), for "cluster"; LRA-EE (arXiv:2605.26415), §4.3.
     """
-    total = summaries.new_zeros(())
+    total = summaries.new_zeros(len(summaries))
     for gate in model.gates.numbers:
         nodes, logits = score_paths(model.gates, model.router, gate, summaries)
         total = total + _mean_error(logits, targets[:, nodes], kind)
@@ -68,8 +71,8 @@ def gate_loss(model: QuEEForImageClassification, summaries: Tensor, targets: Ten
 
 def _mean_error(logits: Tensor, wanted: Tensor, kind: str) -> Tensor:
     if kind == "outcome":
-        return functional.binary_cross_entropy_with_logits(logits, wanted)
-    return (logits.sigmoid() - wanted).square().mean()
+        return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+    return (logits.sigmoid() - wanted).square().mean(dim=1)
 
 
 @torch.no_grad()
@@ -146,7 +149,7 @@ class GateTrainer(QuEETrainer):
         **kwargs: Any,
     ) -> None:
         given = args or recommended_arguments("gates", **gate_arguments(model.config.gate_type))
-        args = with_own_columns(given)
+        args = fitting_arguments(given)
         self.targets = targets or ErrorTargets.outcomes()
         examples = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         for role, data in examples.items():
@@ -175,14 +178,8 @@ class GateTrainer(QuEETrainer):
                 fit_thresholds(model, cast(GateExamples, self.train_dataset))
             return result
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Return the gates' loss on a batch of `GateExamples`."""
-        quee = self.accelerator.unwrap_model(model)
-        loss = gate_loss(quee, inputs["summaries"], inputs["labels"], self.targets.kind)
-        return (loss, {}) if return_outputs else loss
+    def image_losses(
+        self, model: QuEEForImageClassification, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the gates' losses on a batch of `GateExamples`."""
+        return gate_losses(model, inputs["summaries"], inputs["labels"], self.targets.kind), {}
