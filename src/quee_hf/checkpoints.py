@@ -40,6 +40,7 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         NotADirectoryError: If `target` exists and is not a directory.
+        OSError: If the disk is full, or `target` cannot be written.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
@@ -49,7 +50,8 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
     parent = target if target.exists() else target.parent
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.saving-", dir=parent))
     try:
-        yield staging
+        with _saying_where(target):
+            yield staging
         # Temporary directories, and what safetensors writes, are private; a saved model need not be.
         mask = _umask()
         staging.chmod(0o777 & ~mask)
@@ -65,11 +67,16 @@ def atomic_directory(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replaced_directory(target: Path) -> Iterator[Path]:
-    """Yield a temporary directory; when the block ends well, it takes the place of `target` and its files."""
+    """Yield a temporary directory; when the block ends well, it takes the place of `target` and its files.
+
+    Raises:
+        OSError: If the disk is full, or `target` cannot be written.
+    """
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{UNFINISHED}", dir=target.parent))
     staging.chmod(0o777 & ~_umask())  # `mkdtemp` makes private directories
     try:
-        yield staging
+        with _saying_where(target):
+            yield staging
         if target.exists():
             # No rename replaces a directory that is not empty, so the old one steps aside.
             aside = Path(tempfile.mkdtemp(prefix=f".{target.name}{REPLACED}", dir=target.parent))
@@ -80,6 +87,17 @@ def replaced_directory(target: Path) -> Iterator[Path]:
             staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _saying_where(target: Path) -> Iterator[None]:
+    """Turn what safetensors says of a file that cannot be written into an `OSError` that names the target."""
+    try:
+        yield
+    except SafetensorError as error:
+        if not str(error).startswith("Error while serializing"):
+            raise
+        raise OSError(f"Cannot write {target}: {error}") from error
 
 
 def _umask() -> int:

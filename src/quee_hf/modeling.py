@@ -73,6 +73,7 @@ class QuEEForImageClassification(RoutableModel):
 
         Raises:
             UnsupportedBackboneError: If the model's type is not supported or it has no trained head.
+            IncompatibleCheckpointError: If its weights are damaged, not finite, or could run code.
             ValueError: If class embeddings are missing, superfluous or of the wrong shape.
 
         Example:

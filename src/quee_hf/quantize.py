@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.trunk import Trunk
+from quee_hf.errors import IncompatibleCheckpointError
 from quee_hf.levels import Level, check_level, is_integer_level, level_bits
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.ptq import PTQ_METHODS
@@ -212,12 +213,16 @@ def load_calibration(path: str | os.PathLike[str], model: QuEEForImageClassifica
 
     Raises:
         ValueError: If it is not such a file, or of another backbone.
+        IncompatibleCheckpointError: If it is damaged.
     """
-    with safe_open(path, "pt") as file:
-        metadata = (file.metadata() or {}).get("quee_calibration")
-        if metadata is None:
-            raise ValueError(f"{os.fspath(path)} holds no calibration.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = (file.metadata() or {}).get("quee_calibration")
+            if metadata is None:
+                raise ValueError(f"{os.fspath(path)} holds no calibration.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise IncompatibleCheckpointError(f"{os.fspath(path)} is damaged or incomplete: {error}") from error
     record = json.loads(metadata)
     smoothing = record["smoothing"]
     options = {name: value for name, value in record["options"].items() if name != "smoothing"}

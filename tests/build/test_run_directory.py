@@ -25,6 +25,12 @@ def make_stage(directory: RunDirectory, name: str, content: str) -> None:
         directory.write_done(folder, {"hash": content})
 
 
+def change(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 def test_stage_is_complete_and_described(directory):
     make_stage(directory, "1-a", "x")
     assert directory.read_done("1-a")["hash"] == "x"
@@ -61,8 +67,9 @@ def test_new_stage_replaces_all_of_the_old_one(directory):
         lambda folder: (folder / "done.json").write_text("{"),
         lambda folder: (folder / "done.json").write_text("[]"),
         lambda folder: (folder / "done.json").write_text('{"files": 3}'),
+        lambda folder: change(folder / "done.json", '"hash": "x"', '"hash": "y"'),
     ],
-    ids=["changed", "file missing", "not marked", "half a mark", "a list", "no files"],
+    ids=["changed", "file missing", "not marked", "half a mark", "a list", "no files", "another mark"],
 )
 def test_damaged_stage_does_not_count(directory, damage):
     make_stage(directory, "1-a", "x")

@@ -225,9 +225,9 @@ def test_damaged_stage_is_made_again(root, built, copied, quee):
 
 
 def test_stage_of_another_version_is_made_again(root, built, copied, quee):
-    file = copied / "stages" / "7-operating-points" / "done.json"
-    done = json.loads(file.read_text())
-    file.write_text(json.dumps({**done, "versions": {**done["versions"], "quee_hf": "0.0.1"}}))
+    folder = copied / "stages" / "7-operating-points"
+    done = json.loads((folder / "done.json").read_text())
+    RunDirectory.write_done(folder, {**done, "versions": {**done["versions"], "quee_hf": "0.0.1"}})
     result = quee(*build_arguments(root, copied))
     assert "7-operating-points: Measure operating points (version 0.0.1 of quee_hf made it)" in result.stderr
     assert files(copied) == files(built)

@@ -114,7 +114,9 @@ def _read_file(path: Path) -> tuple[Tensor, float | None]:
             keys = set(file.keys())
             if _NAME not in keys:
                 raise ValueError(f"{path} has no tensor {_NAME!r}, only {sorted(keys)}.")
-            scale = float(file.get_tensor(_SCALE)) if _SCALE in keys else None
-            return file.get_tensor(_NAME), scale
+            scale = file.get_tensor(_SCALE) if _SCALE in keys else None
+            if scale is not None and (scale.numel() != 1 or not scale.isfinite().all()):
+                raise ValueError(f"{path} must have one finite number as {_SCALE!r}, got {scale.tolist()}.")
+            return file.get_tensor(_NAME), None if scale is None else float(scale)
     except SafetensorError as error:
         raise ValueError(f"`class_embeddings`: {path} is not a safetensors file: {error}.") from error

@@ -3,12 +3,14 @@
 import copy
 import math
 import os
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -22,7 +24,7 @@ from transformers import (
 from quee_hf.backbones import BACKBONES, get_family
 from quee_hf.backbones.class_embeddings import read_class_embeddings
 from quee_hf.backbones.family import SourceModel
-from quee_hf.errors import UnsupportedBackboneError
+from quee_hf.errors import IncompatibleCheckpointError, UnsupportedBackboneError
 
 DEFAULT_LOGIT_SCALE = 4.6052  # ln 100, where CLIP's training clips it
 
@@ -64,6 +66,7 @@ def open_classifier(
 
     Raises:
         UnsupportedBackboneError: If the model's type is not supported or it has no trained head.
+        IncompatibleCheckpointError: If its weights are damaged, not finite, or could run code.
         ValueError: If class embeddings are missing, superfluous or of the wrong shape.
     """
     model = source if isinstance(source, PreTrainedModel) else _load(source)
@@ -125,7 +128,16 @@ def _load(source: str | os.PathLike[str]) -> PreTrainedModel:
         raise UnsupportedBackboneError(
             f"{source} is of type {config.model_type!r}; supported are {sorted([*BACKBONES, 'clip'])}."
         )
-    model, info = loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    try:
+        model, info = loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise IncompatibleCheckpointError(
+            f"The weights of {source} are damaged, of another shape than its config says, or cannot be read"
+            f" without running code that they may hold: {reason}"
+        ) from error
+    if wrong := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise IncompatibleCheckpointError(f"The weights of {source} hold NaN or infinity: {wrong[0]}.")
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith("text_")):
         raise UnsupportedBackboneError(
             f"{source} is not a trained classifier: it lacks {', '.join(missing[:5])}. Fine-tune it first, or"

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,10 +43,10 @@ def write_text(path: Path, content: str) -> None:
 
 def cached_tensors(path: Path, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Read tensors that an earlier call wrote with the same key, or make and write them in one step."""
-    if path.exists():
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") == key:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    # Where it is not there, or damaged, it is made anew.
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("key") == key:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     tensors = {name: tensor.contiguous() for name, tensor in make().items()}
     temporary = path.with_name(f".{path.name}{UNFINISHED}")  # what an interrupted call left is written over
     save_file(tensors, temporary, metadata={"key": key})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from quee_hf.build.rescue_setting import Setting
 from quee_hf.diagnostics.noise_profile import measure_noise
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.quantize import quantize
+from quee_hf.saved_config import DAMAGE
 
 NUM_NOISE_IMAGES = 256
 _SEED = 0  # of quantization, and of what is random in it
@@ -44,7 +46,7 @@ class Networks:
         path, setting = self._output / f"noise-{regime.name}.json", self._setting
         images = setting.parts["head early stopping"].spread(NUM_NOISE_IMAGES)
         key = f"{setting.fingerprint} {images.fingerprint}"
-        if path.exists():
+        with suppress(OSError, *DAMAGE):  # not there, or damaged: made anew
             kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if kept.pop("key") == key:
                 return kept

@@ -1,6 +1,7 @@
 """`RunDirectory`: where a build keeps its stages. What is there is complete, whenever the build is killed."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -12,10 +13,18 @@ from typing import Any
 from quee_hf.build.files import hash_file, write_json
 from quee_hf.checkpoints import REPLACED, UNFINISHED, replaced_directory
 from quee_hf.errors import QuEEError
+from quee_hf.measurements import is_number, without
 from quee_hf.processes import check_alone
+from quee_hf.saved_config import DAMAGE
 
 _DONE = "done.json"
 _RECIPE = "recipe.yaml"
+
+
+def _checksum(done: dict[str, Any]) -> str:
+    """Return the SHA-256 of what a stage's record says beside it, but for the time it took, which varies."""
+    said = without(without(done, "checksum"), "seconds")
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 class RunDirectory:
@@ -72,10 +81,12 @@ class RunDirectory:
         """Return a stage's `done.json`; `None` if the stage is missing, damaged or incomplete."""
         folder = self.stage(name)
         try:
-            done = json.loads((folder / _DONE).read_text(encoding="utf-8"))
-            files = done["files"]
-            is_intact = all(hash_file(folder / file) == digest for file, digest in files.items())
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            done: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+            is_said = done["checksum"] == _checksum(done) and is_number(done.get("seconds", 0.0))
+            is_intact = is_said and all(
+                hash_file(folder / file) == digest for file, digest in done["files"].items()
+            )
+        except (OSError, *DAMAGE):
             return None
         return done if is_intact else None
 
@@ -88,8 +99,10 @@ class RunDirectory:
     @staticmethod
     def write_done(folder: Path, done: dict[str, Any]) -> None:
         """Describe a stage's files and mark it complete."""
-        files = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
-        write_json(folder / _DONE, {**done, "files": files})
+        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != _DONE]
+        files = {path.name: hash_file(path) for path in paths}
+        described = {**done, "files": files}
+        write_json(folder / _DONE, {**described, "checksum": _checksum(described)})
 
     def publish(self, name: str, files: dict[str, str]) -> bool:
         """Make `RUN/model` of a stage's files, and tell whether anything had to be done.

@@ -142,7 +142,7 @@ def read_class_names(source: str | None) -> list[str] | None:
         return None
     try:
         content = json.loads(source if source.startswith("[") else Path(source).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(
             f"cannot read {source} as JSON: {error}", param_hint="--class-names"
         ) from error

@@ -51,7 +51,7 @@ def _read(value: str) -> Mapping[str, Any]:
         )
     try:
         recipe = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise typer.BadParameter(f"cannot read {value} as YAML: {error}") from error
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise typer.BadParameter(f"{value} must hold options and their values, such as `levels: [8, 6]`")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from quee_hf.errors import BadDatasetError, BadImageError
 from quee_hf.images import load_rgb
+from quee_hf.saved_config import DAMAGE
 
 if TYPE_CHECKING:
     import datasets
@@ -166,10 +167,13 @@ def _cell_of(image: object, folder: Path, name: str) -> bytes | str | None:
 
 def _stored_class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
     """Return the class names that `datasets` writes into a parquet file, if any."""
-    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = stored.get("info", {}).get("features", {}).get(column, {})
-    names = feature.get("names")
-    return [str(name) for name in names] if names else None
+    try:
+        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = stored.get("info", {}).get("features", {}).get(column, {})
+        names = feature.get("names")
+        return [str(name) for name in names] if names else None
+    except DAMAGE as error:
+        raise BadDatasetError(f"The class names in a parquet file cannot be read: {error!r}.") from error
 
 
 def _read_folder(folder: Path) -> EncodedImages:
