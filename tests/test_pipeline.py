@@ -24,7 +24,7 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
-from quee_hf import QuEEForImageClassification
+from quee_hf import BudgetController, QuEEForImageClassification
 from quee_hf.certification import fingerprint_of_weights
 from quee_hf.errors import BadImageError, NotReadyError
 from quee_hf.pipeline import (
@@ -526,6 +526,18 @@ class TestRoutingArguments:
         assert_same(classify(pictures, target_cost=0.99), expected)
         with pytest.raises(ValueError, match="below the cheapest operating point"):
             classify("not read", target_cost=0.1)
+
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_a_budget_finds_lambda(self, classify, pictures, batch_size):
+        budgeted = BudgetController.for_model(classify.model, target_cost=0.8)
+        options = {"cost_lambda": budgeted, "batch_size": batch_size, "return_routing": True}
+        results = list(classify((picture for picture in pictures * 6), **options))
+        costs = [result["routing"]["cost"] for result in results]
+        report = budgeted.report()
+        assert report["num_images"] == len(costs) == 6 * len(pictures)
+        assert report["mean"] == pytest.approx(np.mean(costs))
+        with pytest.raises(TypeError, match="`target_cost` must be a number"):
+            classify("not read", target_cost=budgeted)
 
     def test_an_engine_runs_the_model(self, saved, pictures):
         classify = pipeline(TASK, model=saved, device="cpu", engine="onnxruntime", return_routing=True)

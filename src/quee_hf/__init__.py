@@ -24,6 +24,7 @@ from quee_hf.errors import (
     QuEEError,
     UnsupportedBackboneError,
 )
+from quee_hf.execution.budget import BudgetController
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.pipeline import register_pipeline
@@ -35,6 +36,7 @@ from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recomme
 __all__ = [
     "BadDatasetError",
     "BadImageError",
+    "BudgetController",
     "ErrorTargets",
     "ExitHeadTrainer",
     "GateTrainer",

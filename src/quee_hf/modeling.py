@@ -15,6 +15,7 @@ from quee_hf.blueprint import path_latencies
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, answer, answer_stream, training_output
+from quee_hf.execution.budget import BudgetController
 from quee_hf.execution.engines import REFERENCE, make_engine, make_sole_engine
 from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.network import EngineNetwork
@@ -181,7 +182,7 @@ class QuEEForImageClassification(RoutableModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         *,
-        cost_lambda: float | Tensor | None = None,
+        cost_lambda: float | Tensor | BudgetController | None = None,
         path: Sequence[Level] | None = None,
         output_all_paths: bool = False,
     ) -> QuEEImageClassifierOutput:
@@ -193,9 +194,9 @@ class QuEEForImageClassification(RoutableModel):
             pixel_values: `(batch, channels, height, width)`.
             labels: `(batch,)`, int64; gives the output a loss.
             cost_lambda: What a full path's cost is worth in error probability: 0 asks for accuracy at any
-                cost, infinity for the cheapest path. One number or one per image, `(batch,)`. `None` takes
-                the config's; if that is `None` too, every image runs the whole network at the most exact
-                level.
+                cost, infinity for the cheapest path. One number, one per image, `(batch,)`, or a
+                `BudgetController`, which finds it. `None` takes the config's; if that is `None` too, every
+                image runs the whole network at the most exact level.
             path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
             output_all_paths: Whether to return every path's logits, too.
 
@@ -227,7 +228,7 @@ class QuEEForImageClassification(RoutableModel):
         self,
         batches: Iterable[Batch],
         *,
-        cost_lambda: float | Iterable[float] | None = None,
+        cost_lambda: float | Iterable[float] | BudgetController | None = None,
         path: Sequence[Level] | None = None,
         batch_size: int = 32,
     ) -> Iterator[QuEEImageClassifierOutput]:
@@ -254,7 +255,7 @@ class QuEEForImageClassification(RoutableModel):
         """
         if self.training:
             raise NotReadyError("In training mode nothing is routed: call `model.eval()` first.")
-        route: float | Iterable[float] | ForcedPath = self.plan_route(cost_lambda, path)
+        route: float | Iterable[float] | BudgetController | ForcedPath = self.plan_route(cost_lambda, path)
         return answer_stream(self.network, batches, route, batch_size, self.device)
 
     def fit_operating_points(

@@ -23,6 +23,7 @@ class QuEEImageClassifierOutput(ModelOutput):
         cost: `(batch,)`, float32, relative to the dearest path, by the config's cost model.
         error_probability: `(batch,)`, float32: predicted probability that the class is wrong; NaN where no
             gate was asked.
+        cost_lambda: `(batch,)`, float32: at which each image was routed; NaN where a path was forced.
         all_logits: `(batch, paths, labels)` of every path, in the order of `model.paths`, if asked for.
     """
 
@@ -32,6 +33,7 @@ class QuEEImageClassifierOutput(ModelOutput):
     path: Tensor | None = None
     cost: Tensor | None = None
     error_probability: Tensor | None = None
+    cost_lambda: Tensor | None = None
     all_logits: Tensor | None = None
 
     # A stream makes one of these for each image. What `ModelOutput` does when it is made, which allows for

@@ -19,6 +19,7 @@ from quee_hf.certification import certified_lambda
 from quee_hf.checksums import check_processor
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import BadImageError
+from quee_hf.execution.budget import BudgetController
 from quee_hf.execution.finite import are_finite
 from quee_hf.execution.operating_points import lambda_within
 from quee_hf.images import fetch_rgb
@@ -55,8 +56,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     The arguments below may be given when the pipeline is made, as its defaults, or when it is called, for
     that call. At most one of the first five may be given at once; one in a call replaces any that the
     pipeline was made with. Without any, the config's `cost_lambda` holds; if that is `None`, every image runs
-    the whole network at its most exact level. One lambda serves a whole call: for one per image, call the
-    model itself.
+    the whole network at its most exact level. One lambda serves a whole call, unless a `BudgetController`
+    finds one for each batch; for one per image, call the model itself.
 
     Images are read differently in three ways. More than 8 bits per channel are scaled, not clipped. What
     cannot be read raises `BadImageError` with its name. An image processor that runs on torchvision is
@@ -70,7 +71,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
 
     Args:
         cost_lambda: What a full path's cost is worth in error probability: 0 asks for accuracy at any cost,
-            infinity for the cheapest path.
+            infinity for the cheapest path; or a `quee_hf.BudgetController`.
         target_cost: Highest mean cost, in [0, 1]: takes the lambda of the most accurate of the config's
             operating points that cost no more.
         target_latency_ms: Highest mean time of an image, in milliseconds: the same by times that
@@ -136,6 +137,9 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         for name, value in given.items():
             if name == "path":
                 return {"cost_lambda": None, "path": self._checked_path(value)}
+            if isinstance(value, BudgetController) and name == "cost_lambda":
+                value.check_cost_model(self.model.config.cost_model)
+                return {"cost_lambda": value, "path": None}
             number = _checked_number(name, value, _HIGHEST[name])
             if name == "max_accuracy_drop":
                 number = certified_lambda(cast(Any, self.model), number)
@@ -189,7 +193,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         return cast(Iterator[ModelOutput], cast(Any, self.model).classify_stream(batches, **options))
 
     def _forward(  # type: ignore[override]
-        self, model_inputs: Any, cost_lambda: float | None = None, path: Sequence[Level] | None = None
+        self, model_inputs: Any, cost_lambda: Any = None, path: Sequence[Level] | None = None
     ) -> Any:
         """Run the model on a batch."""
         if self.model.training:

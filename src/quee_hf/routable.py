@@ -16,6 +16,7 @@ from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, s
 from quee_hf.configuration import COST_MODELS, QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, path_of_levels
+from quee_hf.execution.budget import BudgetController
 from quee_hf.execution.network import Step, advance_by_parts, run_path_by_parts
 from quee_hf.exits.heads import HEADS, ExitHead, cosine_logits, linear_head
 from quee_hf.exits.reading import ExitReading, spatial_variance
@@ -206,7 +207,7 @@ class RoutableModel(QuEEPreTrainedModel):
                 or in the config.
 
         Raises:
-            ValueError: If both are given, or the path does not exist.
+            ValueError: If both are given, the path does not exist, or a budget is of other costs.
             NotReadyError: If there is a lambda, but gates are not trained.
         """
         if cost_lambda is not None and path is not None:
@@ -215,6 +216,8 @@ class RoutableModel(QuEEPreTrainedModel):
         route = default if cost_lambda is None else cost_lambda
         if route is not None:
             self.check_gates_are_trained()
+            if isinstance(route, BudgetController):
+                route.check_cost_model(self.config.cost_model)
             return route
         levels = path_of_levels(path, self.level_list, self.config.num_exits)
         return ForcedPath(levels, path_cost(levels, self.cost_table), self.config.num_exits)

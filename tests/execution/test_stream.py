@@ -84,13 +84,15 @@ def one_by_one(network, feed):
 
 def together(results: list[Routes]) -> Routes:
     assert all(len(result.node) == 1 for result in results)
-    return Routes(*(torch.cat([getattr(r, name) for r in results]) for name in ("node", "logits", "error")))
+    names = ("node", "logits", "error", "cost_lambda")
+    return Routes(*(torch.cat([getattr(r, name) for r in results]) for name in names))
 
 
 def assert_equal(found: Routes, wanted: Routes) -> None:
     assert torch.equal(found.node, wanted.node)
     assert torch.equal(found.logits, wanted.logits)
     assert torch.allclose(found.error, wanted.error, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(found.cost_lambda, wanted.cost_lambda)
 
 
 def run_sizes(network: ToyNetwork) -> dict[int, list[int]]:

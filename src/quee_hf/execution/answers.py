@@ -1,5 +1,6 @@
 """What a forward returns for images that were routed, or that were all sent along one path."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quee_hf.execution.budget import BudgetController
 from quee_hf.execution.feed import Batch, Feed
 from quee_hf.execution.finite import where_finite
 from quee_hf.execution.network import Network
@@ -19,6 +21,7 @@ from quee_hf.exits.loss import scaled_exit_losses
 from quee_hf.levels import Level
 from quee_hf.outputs import QuEEImageClassifierOutput
 from quee_hf.paths import Path
+from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import Router
 
 
@@ -31,7 +34,7 @@ class ForcedPath(NamedTuple):
 
 
 def answer(
-    network: Network, pixel_values: Tensor, route: float | Tensor | ForcedPath
+    network: Network, pixel_values: Tensor, route: float | Tensor | BudgetController | ForcedPath
 ) -> QuEEImageClassifierOutput:
     """Classify images, `(batch, channels, height, width)`, at a lambda, one for each, or along one path.
 
@@ -39,7 +42,10 @@ def answer(
     """
     if isinstance(route, ForcedPath):
         return _forced_output(network, pixel_values, route)
-    routes = routed_forward(network, pixel_values, route)
+    if isinstance(route, BudgetController):
+        routes = _budgeted_routes(network, pixel_values, route)
+    else:
+        routes = routed_forward(network, pixel_values, route)
     routes.logits = where_finite(routes.logits, pixel_values)
     return _routed_output(routes, network.router)
 
@@ -47,7 +53,7 @@ def answer(
 def answer_stream(
     network: Network,
     batches: Iterable[Batch],
-    route: float | Iterable[float] | ForcedPath,
+    route: float | Iterable[float] | BudgetController | ForcedPath,
     batch_size: int,
     device: torch.device,
 ) -> Iterator[QuEEImageClassifierOutput]:
@@ -56,7 +62,7 @@ def answer_stream(
     Args:
         network: The model.
         batches: As `Feed` takes them.
-        route: Lambda, one per image, or one path for all.
+        route: Lambda, one per image, what finds one for each, or one path for all.
         batch_size: Images that a segment runs on.
         device: The network's.
 
@@ -65,13 +71,58 @@ def answer_stream(
     """
     if isinstance(route, ForcedPath):
         return _forced_outputs(network, Feed(batches, 0.0, batch_size, device), route)
-    return _routed_outputs(network, Feed(batches, route, batch_size, device))
+    if isinstance(route, BudgetController):
+        return _routed_outputs(network, _budgeted_stream(network, batches, route, batch_size, device))
+    return _routed_outputs(network, stream_routes(network, Feed(batches, route, batch_size, device)))
 
 
-def _routed_outputs(network: Network, feed: Feed) -> Iterator[QuEEImageClassifierOutput]:
+def _routed_outputs(network: Network, results: Iterator[Routes]) -> Iterator[QuEEImageClassifierOutput]:
     router = network.router
-    for routes in stream_routes(network, feed):
+    for routes in results:
         yield from _routed_output(routes, router).split()
+
+
+def _budgeted_routes(network: Network, pixel_values: Tensor, controller: BudgetController) -> Routes:
+    count = len(pixel_values)
+    cost_lambda = controller.next_lambda(count)
+    try:
+        routes = routed_forward(network, pixel_values, cost_lambda)
+    except BaseException:
+        controller.release(cost_lambda, count)
+        raise
+    controller.settle(cost_lambda, network.router.costs.numpy()[routes.node.numpy()])
+    return routes
+
+
+def _budgeted_stream(
+    network: Network,
+    batches: Iterable[Batch],
+    controller: BudgetController,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[Routes]:
+    """Return results at lambdas that a controller finds; bad arguments are refused now."""
+    inside: Counter[float] = Counter()  # by their lambdas, images that have not left
+    costs = network.router.costs.numpy()
+
+    def next_lambdas() -> Iterator[float]:
+        while True:
+            cost_lambda = controller.next_lambda()
+            inside[cost_lambda] += 1
+            yield cost_lambda
+
+    def settle(cost_lambdas: Floats, nodes: Indices) -> None:
+        nonlocal inside
+        controller.settle(cost_lambdas, costs[nodes])
+        inside = inside - Counter(cost_lambdas.tolist())  # which keeps none that is 0
+
+    def results(feed: Feed) -> Iterator[Routes]:
+        try:
+            yield from stream_routes(network, feed, settle)
+        finally:  # whatever ends the stream
+            controller.release(list(inside.elements()), inside.total())
+
+    return results(Feed(batches, next_lambdas(), batch_size, device))
 
 
 def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
@@ -84,6 +135,7 @@ def _routed_output(routes: Routes, router: Router) -> QuEEImageClassifierOutput:
         cost=_sent(router.costs.numpy()[node], device),
         # A runtime may pass over NaN where it looks for the largest, and be sure of what it found.
         error_probability=send(routes.error, device).where(routes.logits.sum(dim=1).isfinite(), torch.nan),
+        cost_lambda=send(routes.cost_lambda, device),
     )
 
 
@@ -105,6 +157,7 @@ def _forced_output(network: Network, pixel_values: Tensor, path: ForcedPath) -> 
         path=_sent(np.tile(row, (batch, 1)), logits.device),
         cost=_sent(np.full(batch, path.cost, np.float32), logits.device),
         error_probability=_sent(np.full(batch, np.nan, np.float32), logits.device),
+        cost_lambda=_sent(np.full(batch, np.nan, np.float32), logits.device),
     )
 
 

@@ -5,7 +5,7 @@ until there are enough of them for a batch, wherever they come from.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from quee_hf.execution.finite import are_finite
 from quee_hf.execution.network import Assessment, Network
 from quee_hf.execution.rows import copy_rows, new_rows
 from quee_hf.execution.walk import Routes, decide_step
-from quee_hf.routing.policy import Floats
+from quee_hf.routing.policy import Floats, Indices
 from quee_hf.routing.router import ROOT, Decision
 
 # Batches by which the oldest image inside may be behind the newest: results wait for it.
@@ -37,6 +37,8 @@ _IMAGE = np.dtype(
     ]
 )
 _Images = NDArray[np.void]
+# Told of images as they leave, which is before their results come: their lambdas and their last nodes.
+Left = Callable[[Floats, Indices], None]
 
 
 @dataclass
@@ -109,13 +111,15 @@ def _rows(tensors: list[Tensor], groups: list[_Group]) -> Tensor:
 class _Pool:
     """The images inside a network, and results that wait for those of images before."""
 
-    def __init__(self, network: Network, batch_size: int) -> None:
+    def __init__(self, network: Network, batch_size: int, left: Left | None) -> None:
         self._network = network
+        self._left = left
         self._batch_size = batch_size
         self._last_levels = network.router.last_levels
         # By the segment that images wait for, counted from 0, and the index of its level.
         self._queues: dict[tuple[int, int], _Queue] = defaultdict(_Queue)
-        self._finished: dict[int, tuple[int, float, Floats]] = {}  # node, error and logits
+        # Node, error, lambda and logits.
+        self._finished: dict[int, tuple[int, float, float, Floats]] = {}
         self._num_admitted = 0
         self._num_out = 0  # and so the number of the oldest image that is not out
 
@@ -162,8 +166,9 @@ class _Pool:
             self._num_out += 1
             found.append(result)
         if found:
-            node, error, logits = zip(*found, strict=True)
-            arrays = np.array(node), np.stack(logits), np.array(error, np.float32)
+            node, error, cost_lambda, logits = zip(*found, strict=True)
+            floats = (np.array(each, np.float32) for each in (error, cost_lambda))
+            arrays = (np.array(node), np.stack(logits), *floats)
             yield Routes(*map(torch.from_numpy, arrays))
 
     def _send_on(
@@ -187,11 +192,14 @@ class _Pool:
         """Keep the results of images that leave."""
         rows = logits.numpy(force=True)[images["row"]]
         rows[~images["is_finite"]] = np.nan
-        results = zip(images["node"].tolist(), images["error"].tolist(), rows, strict=True)
+        columns = (images[name].tolist() for name in ("node", "error", "cost_lambda"))
+        results = zip(*columns, rows, strict=True)
         self._finished.update(zip(images["number"].tolist(), results, strict=True))
+        if self._left is not None:
+            self._left(images["cost_lambda"], images["node"])
 
 
-def stream_routes(network: Network, feed: Feed) -> Iterator[Routes]:
+def stream_routes(network: Network, feed: Feed, left: Left | None = None) -> Iterator[Routes]:
     """Run each image along the path that its gates choose, and yield results as they come.
 
     Results come in the order of input, as soon as those before them are there, on the CPU. A segment at a
@@ -202,11 +210,12 @@ def stream_routes(network: Network, feed: Feed) -> Iterator[Routes]:
     Args:
         network: The model.
         feed: The images.
+        left: Called for images as they leave.
 
     Yields:
         What `quee_hf.execution.routed.routed_forward` gives, for those images that come next.
     """
-    pool = _Pool(network, feed.batch_size)
+    pool = _Pool(network, feed.batch_size, left)
     for pixel_values, cost_lambda in feed:
         pool.admit(pixel_values, cost_lambda)
         while (key := pool.due()) is not None:

@@ -41,6 +41,7 @@ class Routes:
     # (batch,), float32, on the CPU: predicted probability that the logits' class is wrong; NaN where no gate
     # was asked
     error: Tensor
+    cost_lambda: Tensor  # (batch,), float32, on the CPU
 
 
 def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
@@ -80,6 +81,7 @@ def walk(network: Network, advance: Advance, cost_lambda: Floats) -> Routes:
         torch.from_numpy(final_node),
         _in_order(logits, order) if order else torch.empty(0, network.num_labels),
         torch.from_numpy(final_error),
+        torch.tensor(cost_lambda),
     )
 
 
