@@ -34,7 +34,8 @@ _IMAGE = np.dtype(
         ("error", np.float32),
         ("cost_lambda", np.float32),
         ("is_finite", np.bool_),  # as pixels
-    ]
+    ],
+    align=True,  # PyTorch takes no rows of other widths
 )
 _Images = NDArray[np.void]
 # Told of images as they leave, which is before their results come: their lambdas and their last nodes.
