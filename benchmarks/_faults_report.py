@@ -21,9 +21,9 @@ def write_page(result: dict[str, Any], page: Path) -> None:
     text = [
         "# Faults",
         f"Written by `python benchmarks/faults.py` on {result['date']}, with {versions}.",
-        f"{tried} faults in all; {harm or 'none'} did harm: a crash, a hang, an error that is not clear, a wrong"
-        " answer that looks like a right one, or code run from a file. What is promised is on [Faults and"
-        " determinism](../faults.md).",
+        f"{tried} faults in all; {harm or 'none'} did harm: a crash, a hang, an error that is not clear, a"
+        " wrong answer that looks like a right one, or code run from a file. What is promised is on [Faults"
+        " and determinism](../faults.md).",
     ]
     for name, title in result["titles"].items():
         if name in sections:
