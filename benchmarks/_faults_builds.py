@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from assets import ASSETS
-from tests.builds import write_classifier
+from tests.builds import run as run_verb
+from tests.builds import start_verb, write_classifier
 from tests.faults.judging import Verdict
 
 from quee_hf.data import load_image_dataset
@@ -83,38 +84,41 @@ def last_line(said: str) -> str:
 
 
 def killed(root: Path, command: list[str], times: int = TIMES) -> Iterator[Verdict]:
-    """Kill builds, and the builds that continue them, at random moments; then let them end."""
-    began = time.monotonic()
-    code, said = finish(start([*command, str(root / "whole")]))
-    seconds, expected = time.monotonic() - began, files(root / "whole")
-    if code:
-        raise RuntimeError(said)
-    chance = random.Random(SEED)
+    """Kill builds, and the builds that continue them, at random moments; then let them end.
+
+    Each runs in a process that has imported everything, so that moments are those of building.
+    """
+    arguments, log = command[command.index("build") :], root / "log"
+    seconds = []
+    for name in ("whole", "again"):  # the first is slower: the server of processes starts
+        began = time.monotonic()
+        if run_verb([*arguments, str(root / name)], log):
+            raise RuntimeError(log.read_text())
+        seconds.append(time.monotonic() - began)
+    expected, chance = files(root / "whole"), random.Random(SEED)
     for number in range(times):
         target = root / f"killed-{number}"
         # Every other one is killed again when it continues.
-        reached = [_kill([*command, str(target)], target, chance, seconds) for _ in range(1 + number % 2)]
-        code, said = finish(start([*command, str(target)]))
+        count = 1 + number % 2
+        reached = [_kill([*arguments, str(target)], target, chance, seconds[-1]) for _ in range(count)]
+        code = run_verb([*arguments, str(target)], log)
         is_same = not code and files(target) == expected
-        outcome = OUTCOME_SAME if is_same else f"harm: exit code {code}, {last_line(said)[:120]}"
-        kind = "`quee build` killed (kill -9)" + (
-            ", and killed again when it continued" if len(reached) > 1 else ""
-        )
+        outcome = OUTCOME_SAME if is_same else f"harm: exit code {code}, {last_line(log.read_text())[:120]}"
+        kind = "`quee build` killed (kill -9)" + (", and again when it continued" if count > 1 else "")
         yield Verdict(kind, outcome, not is_same)
         print(f"{number + 1}: killed after {reached}: {outcome}", file=sys.stderr, flush=True)
         shutil.rmtree(target)
 
 
-def _kill(command: list[str], run: Path, chance: random.Random, seconds: float) -> str:
+def _kill(arguments: list[str], run: Path, chance: random.Random, seconds: float) -> str:
     """Kill a build at a moment that any is as likely as any other, and say how far it had come."""
-    process, moment = start(command), chance.uniform(0, seconds)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=moment)
-        # It was faster this time: once more, from the beginning.
+    process, moment = start_verb(arguments, run.with_suffix(".log")), chance.uniform(0, seconds)
+    process.join(moment)
+    if not process.is_alive():  # it was faster this time: once more, from the beginning
         shutil.rmtree(run)
-        return _kill(command, run, chance, 0.9 * moment)
+        return _kill(arguments, run, chance, 0.9 * moment)
     process.kill()
-    process.communicate()
+    process.join()
     stages = [path for path in (run / "stages").glob("[0-9]*") if (path / "done.json").exists()]
     return f"{moment:.1f} of {seconds:.1f} s ({len(stages)} stages)"
 

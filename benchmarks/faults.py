@@ -1,9 +1,9 @@
 """What quee_hf does when things go wrong, done to it: kills, full disks, damaged files, images and pixels.
 
 Run: `python benchmarks/faults.py [--only SECTION ...]`, on Linux; `QUEE_ASSETS` names real images. Each
-section runs in a process of its own. Small disks are mounted where that is allowed; elsewhere the size of files is
-limited. Writes `benchmarks/results/faults.json` and `docs/results/faults.md`, and fails if anything did harm:
-a crash, a hang, an error that is not clear, or a wrong answer that looks like a right one.
+section runs in a process of its own. Small disks are mounted where that is allowed; elsewhere the size of
+files is limited. Writes `benchmarks/results/faults.json` and `docs/results/faults.md`, and fails if anything
+did harm: a crash, a hang, an error that is not clear, or a wrong answer that looks like a right one.
 """
 
 import argparse
