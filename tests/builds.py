@@ -111,10 +111,16 @@ def run(arguments: Sequence[str], log: Path, deadly: Sequence[str] | None = None
         deadly: If given, the process is killed, without a chance to tidy up, right before this happens: an
             event as `sys.addaudithook` names it, and parts of what it is about (of a path, say).
     """
-    names = {"arguments": list(arguments), "log": str(log), "deadly": deadly}
-    process = start(_RUN, names)
+    process = start_verb(arguments, log, deadly)
     process.join()
     return process.exitcode
+
+
+def start_verb(
+    arguments: Sequence[str], log: Path, deadly: Sequence[str] | None = None
+) -> multiprocessing.Process:
+    """Start what `run` runs."""
+    return start(_RUN, {"arguments": list(arguments), "log": str(log), "deadly": deadly})
 
 
 def start(code: str, names: dict[str, object]) -> multiprocessing.Process:

@@ -150,5 +150,6 @@ def _refuse_broken(files: Sequence[str], seals: Sequence[Future[bool]]) -> None:
         if is_broken.result():
             raise IncompatibleCheckpointError(
                 f"{file} is damaged: it does not have the checksum that was written into it when it was"
-                " saved. Copy it anew from where it is whole, or build the model again."
+                " saved. Copy it anew from where it is whole, or build the model again. (A tool that changes"
+                " tensors must not keep the metadata `quee_sha256`.)"
             )

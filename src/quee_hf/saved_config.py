@@ -27,7 +27,10 @@ class SavedConfig(PreTrainedConfig):
             IncompatibleCheckpointError: If it is other JSON than an object.
         """
         with _refusing_damage():
-            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            if not isinstance(found[0], dict):
+                raise TypeError(f"config.json must hold an object, got a {type(found[0]).__name__}.")
+            return found
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -70,4 +70,6 @@ def _as_option(key: str, item: Any) -> list[tuple[str, Any]]:
     if name in _PAIRED and isinstance(item, dict):
         pairs = [f"{part}={value}" for part, value in item.items()]
         return [(_PAIRED[name], pairs)] if pairs else []
+    if any(isinstance(part, list | dict) for part in (item if isinstance(item, list) else [item])):
+        raise typer.BadParameter(f"{key} must be one value or a list of values")
     return [(name, item)]
