@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
 # What a config may keep of how its model came about.
-RECORDS = ("base_model", "license", "roles", "measured", "profile")
+RECORDS = ("base_model", "license", "roles", "measured", "profile", "drift_reference")
 Spread = list[float]  # median, lower and upper quartile over rounds, in ms per image
 
 
@@ -49,6 +49,34 @@ class Certificate(TypedDict):
     engine: str
     weights: str  # SHA-256
     date: str
+
+
+class DriftReference(TypedDict):
+    """What routing makes of validation images, as `quee_hf.DriftMonitor` compares others with it."""
+
+    num_images: int
+    cost_lambdas: list[float]  # ascending
+    cost_model: str
+    edges: dict[str, list[float]]  # between the bins of what is no exit
+    # Of "exit", "error" and "confidence", at each lambda, how many images are in each bin, joined by spaces.
+    counts: dict[str, list[str]]
+    differing: list[int]  # images that get another class than by the whole network, at each lambda
+
+
+def check_drift_reference(reference: Any, num_exits: int) -> None:
+    """Raise `ValueError` unless a reference is of a model of so many exits."""
+    fields = DriftReference.__annotations__
+    if not isinstance(reference, Mapping) or set(reference) != set(fields):
+        raise ValueError(f"`record['drift_reference']` must have the fields {list(fields)}.")
+    rows, edges = len(reference["cost_lambdas"]), reference["edges"]
+    bins = {"exit": num_exits, **{name: len(edges[name]) + 1 for name in ("error", "confidence")}}
+    for name, count in bins.items():
+        found = [len(row.split()) for row in reference["counts"][name]]
+        if not rows or found != [count] * rows:
+            raise ValueError(
+                f"`record['drift_reference']` must have {rows} rows of {count} counts of {name!r}, got"
+                f" {found}."
+            )
 
 
 def check_certificates(certificates: Sequence[Mapping[str, Any]] | None) -> None:
@@ -122,6 +150,9 @@ def check_record(record: Mapping[str, Any] | None, rows: int, columns: int) -> N
     profile = (record or {}).get("profile")
     if profile is not None:
         check_profile(profile, rows, columns)
+    reference = (record or {}).get("drift_reference")
+    if reference is not None:
+        check_drift_reference(reference, rows)
 
 
 def check_profile(profile: Any, rows: int, columns: int) -> None:
@@ -147,9 +178,9 @@ def check_profile(profile: Any, rows: int, columns: int) -> None:
             raise ValueError(f"`record['profile']` must have {name!r} of shape {shape}, all positive.")
 
 
-def without(values: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """Return what a mapping holds but for one entry."""
-    return {key: value for key, value in (values or {}).items() if key != name}
+def without(values: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """Return what a mapping holds but for some entries."""
+    return {key: value for key, value in (values or {}).items() if key not in names}
 
 
 def _has_shape(values: Any, shape: tuple[int, ...]) -> bool:
