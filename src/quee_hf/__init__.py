@@ -15,6 +15,7 @@ from quee_hf.backbones.t2t_vit import (
 )
 from quee_hf.certification import certify
 from quee_hf.configuration import QuEEConfig
+from quee_hf.diagnostics.drift import DriftMonitor, record_drift_reference
 from quee_hf.errors import (
     BadDatasetError,
     BadImageError,
@@ -37,6 +38,7 @@ __all__ = [
     "BadDatasetError",
     "BadImageError",
     "BudgetController",
+    "DriftMonitor",
     "ErrorTargets",
     "ExitHeadTrainer",
     "GateTrainer",
@@ -60,6 +62,7 @@ __all__ = [
     "profile",
     "quantize",
     "recommended_arguments",
+    "record_drift_reference",
     "save_calibration",
     "t2t_vit_image_processor",
 ]

@@ -82,8 +82,8 @@ class QuEEConfig(SavedConfig):
         logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
         trained_parts: Which of "heads" and "gates" have been trained.
         record: How the model came about, for its card: "base_model" (Hub id), "license" (as the Hub spells
-            it), "roles" (which images were used for what), "measured", and "profile" (how long parts take);
-            `None` if nothing is known.
+            it), "roles" (which images were used for what), "measured", "profile" (how long parts take) and
+            "drift_reference" (what routing makes of validation images); `None` if nothing is known.
         image_size: Side of the square input in pixels; `None` takes the backbone's.
         format_version: Version of the file layout that wrote this config.
 
@@ -184,7 +184,7 @@ class QuEEConfig(SavedConfig):
     def forget_measurements(self) -> None:
         """Drop what depends on weights or costs that have changed: operating points, the default lambda."""
         self.operating_points = self.certificates = self.cost_lambda = None
-        self.record = without(self.record, "measured") or None
+        self.record = without(self.record, "measured", "drift_reference") or None
 
     def forget_profile(self) -> None:
         """Drop how long parts take, and what goes by that: the cost table, a cost model of "latency"."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
 # What a config may keep of how its model came about.
-RECORDS = ("base_model", "license", "roles", "measured", "profile")
+RECORDS = ("base_model", "license", "roles", "measured", "profile", "drift_reference")
 _HIGHEST = {
     "cost_lambda": math.inf,
     "cost": math.inf,
@@ -70,6 +70,41 @@ def is_number(value: object) -> bool:
     """
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # NaN compares false
+
+
+class DriftReference(TypedDict):
+    """What routing makes of validation images, as `quee_hf.DriftMonitor` compares others with it."""
+
+    num_images: int
+    cost_lambdas: list[float]  # ascending
+    cost_model: str
+    edges: dict[str, list[float]]  # between the bins of what is no exit
+    # Of "exit", "error" and "confidence", at each lambda, how many images are in each bin, joined by spaces.
+    counts: dict[str, list[str]]
+    differing: list[int]  # images that get another class than by the whole network, at each lambda
+
+
+def check_drift_reference(reference: Any, num_exits: int) -> None:
+    """Raise `ValueError` unless a reference is of a model of so many exits."""
+    fields = DriftReference.__annotations__
+    if not isinstance(reference, Mapping) or set(reference) != set(fields):
+        raise ValueError(f"`record['drift_reference']` must have the fields {list(fields)}.")
+    try:
+        rows, edges = len(reference["cost_lambdas"]), reference["edges"]
+        bins = {"exit": num_exits, **{name: len(edges[name]) + 1 for name in ("error", "confidence")}}
+        found = {name: [len(row.split()) for row in reference["counts"][name]] for name in bins}
+        counts = [int(count) for name in bins for row in reference["counts"][name] for count in row.split()]
+        numbers = [*reference["cost_lambdas"], *edges["error"], *edges["confidence"], *reference["differing"]]
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"`record['drift_reference']` is damaged: {error!r}.") from error
+    for name, count in bins.items():
+        if not rows or found[name] != [count] * rows:
+            raise ValueError(
+                f"`record['drift_reference']` must have {rows} rows of {count} counts of {name!r}, got"
+                f" {found[name]}."
+            )
+    if not all(map(is_number, [*counts, *numbers, reference["num_images"]])) or min(counts) < 0:
+        raise ValueError("`record['drift_reference']` must hold numbers, and counts of at least 0.")
 
 
 def check_certificates(certificates: Sequence[Mapping[str, Any]] | None) -> None:
@@ -156,6 +191,9 @@ def check_record(record: Mapping[str, Any] | None, rows: int, columns: int) -> N
     profile = (record or {}).get("profile")
     if profile is not None:
         check_profile(profile, rows, columns)
+    reference = (record or {}).get("drift_reference")
+    if reference is not None:
+        check_drift_reference(reference, rows)
 
 
 def check_profile(profile: Any, rows: int, columns: int) -> None:
@@ -186,9 +224,9 @@ def _is_from_0_to(value: object, highest: float) -> bool:
     return is_known and 0 <= value <= highest  # type: ignore[operator]
 
 
-def without(values: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """Return what a mapping holds but for one entry."""
-    return {key: value for key, value in (values or {}).items() if key != name}
+def without(values: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """Return what a mapping holds but for some entries."""
+    return {key: value for key, value in (values or {}).items() if key not in names}
 
 
 def _has_shape(values: Any, shape: tuple[int, ...]) -> bool:

@@ -16,6 +16,7 @@ from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, answer, answer_stream, training_output
 from quee_hf.execution.budget import BudgetController
+from quee_hf.execution.drift_reference import make_drift_reference
 from quee_hf.execution.engines import REFERENCE, make_engine, make_sole_engine
 from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.network import EngineNetwork
@@ -268,6 +269,8 @@ class QuEEForImageClassification(RoutableModel):
     ) -> list[dict[str, Any]]:
         """Measure what each lambda costs and how accurate it is, and keep the points in the config.
 
+        What a `quee_hf.DriftMonitor` compares later images with is kept, too.
+
         The default `cost_lambda` becomes that of the cheapest point whose accuracy is at most
         `max_accuracy_drop` below the whole network's at its most exact level, or `None` if there is none.
 
@@ -292,5 +295,7 @@ class QuEEForImageClassification(RoutableModel):
         full_error = validation.is_wrong[:, self.paths.index((0,) * self.config.num_exits)].double().mean()
         self.config.forget_measurements()
         self.config.operating_points = points
+        reference = make_drift_reference(self, validation, self.config.cost_model)
+        self.config.record = {**(self.config.record or {}), "drift_reference": dict(reference)}
         self.config.cost_lambda = cheapest_within(points, 1 - float(full_error) - max_accuracy_drop)
         return points

@@ -82,6 +82,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         engine: What runs the network from here on, as `model.set_engine` takes it; the model's own if not
             given.
         return_routing: Whether results tell how the image was classified.
+        monitor: A `quee_hf.DriftMonitor` of the pipeline's model, which then sees all images.
 
     Raises:
         ValueError: If these contradict each other, or one has no meaning; before any image is classified.
@@ -115,6 +116,9 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Check the arguments of a call, or the defaults, and say which step each is for."""
         route = {name: kwargs.pop(name, None) for name in (*_HIGHEST, "path")}
+        watched = {} if (monitor := kwargs.pop("monitor", None)) is None else {"monitor": monitor}
+        if watched and monitor.model is not self.model:
+            raise ValueError("The monitor is of another model than the pipeline's.")
         preprocess, _, postprocess = super()._sanitize_parameters(**kwargs)  # type: ignore[no-untyped-call]
         if return_routing is not None:
             postprocess["return_routing"] = bool(return_routing)
@@ -122,7 +126,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         if engine is not None and engine != before:
             model.set_engine(engine)
         try:
-            return preprocess, self._route(route), postprocess
+            return preprocess, {**watched, **self._route(route)}, postprocess
         except (TypeError, ValueError):
             if model.engine != before:
                 model.set_engine(before)
@@ -186,19 +190,21 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             results.loader = _StreamIterator(results.loader.loader, self._forward_stream, options)
         return cast(PipelineIterator, results)
 
-    def _forward_stream(self, batches: Iterable[Any], **options: Any) -> Iterator[ModelOutput]:
+    def _forward_stream(
+        self, batches: Iterable[Any], monitor: Any = None, **options: Any
+    ) -> Iterator[ModelOutput]:
         """Run the model on batches, for an output per image."""
         if self.model.training:
             self.model.eval()
-        return cast(Iterator[ModelOutput], cast(Any, self.model).classify_stream(batches, **options))
+        return cast(Any, monitor or self.model).classify_stream(batches, **options)  # type: ignore[no-any-return]
 
     def _forward(  # type: ignore[override]
-        self, model_inputs: Any, cost_lambda: Any = None, path: Sequence[Level] | None = None
+        self, model_inputs: Any, monitor: Any = None, **options: Any
     ) -> Any:
         """Run the model on a batch."""
         if self.model.training:
             self.model.eval()
-        return self.model(**model_inputs, cost_lambda=cost_lambda, path=path)
+        return cast(Any, monitor or self.model)(**model_inputs, **options)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: ModelOutput, *, return_routing: bool = False, **stock_parameters: Any

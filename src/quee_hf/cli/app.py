@@ -16,6 +16,7 @@ from quee_hf.cli.certify import certify
 from quee_hf.cli.compare import compare
 from quee_hf.cli.convert import convert
 from quee_hf.cli.demo import demo
+from quee_hf.cli.drift import drift
 from quee_hf.cli.embed_classes import embed_classes
 from quee_hf.cli.evaluate import evaluate
 from quee_hf.cli.export import export
@@ -114,10 +115,10 @@ def _quee(
     r"""Make trained vision transformers spend less on easy images.
 
     A QuEE model leaves the network early, or computes parts of it with fewer bits, wherever that is enough
-    for the image at hand. `build` makes one of a trained classifier, `evaluate`
-    measures it, `profile` times it, `certify` says what it promises, and `predict` classifies images with
-    it. `quantize` makes a classifier compute with fewer bits, and nothing else; `noise` says what that does
-    to each block, and `rescue` whether leaving early mends it.
+    for the image at hand. `build` makes one of a trained classifier, `evaluate` measures it, `profile` times
+    it, `certify` says what it promises, `predict` classifies images with it, and `drift` tells whether they
+    are like those that it was validated on. `quantize` makes a classifier compute with fewer bits, and
+    nothing else; `noise` says what that does to each block, and `rescue` whether leaving early mends it.
     `train-heads` and `train-gates` train parts of a model anew. `demo` shows one in the browser. `inspect`
     says what a model is, `card` writes its card, `push` puts it on the Hub, and `export` writes what runs it
     without PyTorch. `convert` reads CLIP checkpoints of open_clip, `embed-classes` makes class embeddings
@@ -150,6 +151,7 @@ for _verb in (
     noise,
     rescue,
     predict,
+    drift,
     demo,
     inspect,
     set_classes,

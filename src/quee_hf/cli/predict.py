@@ -1,23 +1,19 @@
 """`quee predict`: classify image files."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quee_hf.cli import options
-from quee_hf.cli.display import library_output_on_stderr, path_text, say, show, show_json, show_table
+from quee_hf.cli.display import library_output_on_stderr, path_text, show, show_json, show_table
+from quee_hf.cli.image_files import expand, read_batches, report_unreadable
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from quee_hf.cli.loading import LoadedModel
-
-_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 
 
 def predict(
@@ -45,6 +41,14 @@ def predict(
             " takes no longer, by the times of `quee profile`."
         ),
     ] = None,
+    hold: Annotated[
+        bool,
+        typer.Option(
+            "--hold",
+            help="Move lambda from batch to batch so that these images, whatever they are, cost on average"
+            " what --target-cost or --target-latency-ms says.",
+        ),
+    ] = False,
     path: Annotated[
         str | None,
         typer.Option(
@@ -72,24 +76,21 @@ def predict(
     """
     targets = {"target_cost": target_cost, "target_latency_ms": target_latency_ms}
     _check_choices(cost_lambda, targets, path)
-    files = _expand(images)
+    if hold and target_cost is None and target_latency_ms is None:
+        raise ValueError("--hold needs --target-cost or --target-latency-ms.")
+    files = expand(images)
     with library_output_on_stderr():
         from quee_hf.cli.loading import load_model
 
         loaded = load_model(model, device, revision)
         loaded.model.set_engine(engine)
-        route = _route(loaded, cost_lambda, targets, path)
+        route = _hold(loaded, targets) if hold else _route(loaded, cost_lambda, targets, path)
         result = {"model": model, **_predict(loaded, files, route, top_k, batch_size)}
     if as_json:
         show_json(result)
     else:
         _summarize(result)
-    for bad in result["unreadable"]:
-        say(f"quee: {bad['error']}")
-    if result["unreadable"]:
-        say(f"quee: {len(result['unreadable'])} of {len(files)} images could not be read.")
-        if not skip_bad:
-            raise typer.Exit(1)
+    report_unreadable(result["unreadable"], len(files), skip_bad=skip_bad)
 
 
 def _check_choices(cost_lambda: float | None, targets: dict[str, float | None], path: str | None) -> None:
@@ -102,22 +103,6 @@ def _check_choices(cost_lambda: float | None, targets: dict[str, float | None], 
         raise ValueError(f"--target-cost must be from 0 to 1, got {target_cost}.")
     if target_latency_ms is not None and not target_latency_ms >= 0:
         raise ValueError(f"--target-latency-ms must be at least 0, got {target_latency_ms}.")
-
-
-def _expand(images: list[str]) -> list[Path]:
-    """Replace directories by the image files in them, sorted."""
-    files: list[Path] = []
-    for image in map(Path, images):
-        if not image.is_dir():
-            files.append(image)
-            continue
-        inside = sorted(
-            path for path in image.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
-        )
-        if not inside:
-            raise ValueError(f"There are no images in {image}.")
-        files += inside
-    return files
 
 
 def _route(
@@ -134,6 +119,16 @@ def _route(
     return {} if cost_lambda is None else {"cost_lambda": cost_lambda}
 
 
+def _hold(loaded: "LoadedModel", targets: dict[str, float | None]) -> dict[str, Any]:
+    """Return what moves lambda."""
+    from quee_hf.execution.budget import BudgetController
+
+    controller = BudgetController.for_model(
+        loaded.model, target_cost=targets["target_cost"], target_latency_ms=targets["target_latency_ms"]
+    )
+    return {"cost_lambda": controller}
+
+
 def _predict(
     loaded: "LoadedModel",
     files: list[Path],
@@ -148,37 +143,21 @@ def _predict(
     unreadable: list[dict[str, str]] = []
     found = []
     with tqdm(total=len(files), desc="Classifying", unit="image", leave=False) as bar:
-        for batch in _batches(files, batch_size, unreadable):
+        for batch in read_batches(files, batch_size, unreadable):
             found += _classify(loaded, batch, route, top_k)
             bar.update(len(batch))
     costs = [image["cost"] for image in found]
+    budget = None if used is None or isinstance(used, int | float) else used.report()
+    if budget is not None:
+        used = budget["cost_lambda"]
     return {
         "cost_lambda": "inf" if used == math.inf else used,
+        "budget": budget,
         "path": route.get("path"),
         "mean_cost": sum(costs) / len(costs) if costs else None,
         "images": found,
         "unreadable": unreadable,
     }
-
-
-def _batches(
-    files: list[Path], batch_size: int, unreadable: list[dict[str, str]]
-) -> Iterator[list[tuple[Path, "Image.Image"]]]:
-    """Yield readable images in batches, and note the others."""
-    from quee_hf.errors import BadImageError
-    from quee_hf.images import load_rgb
-
-    batch = []
-    for file in files:
-        try:
-            batch.append((file, load_rgb(file)))
-        except BadImageError as error:
-            unreadable.append({"image": str(file), "error": str(error)})
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _classify(
@@ -232,4 +211,8 @@ def _summarize(result: dict[str, Any]) -> None:
     how = "the whole network" if result["cost_lambda"] is None else f"lambda {result['cost_lambda']}"
     if result["path"] is not None:
         how = f"path {path_text(result['path'])}"
+    if (budget := result["budget"]) is not None:
+        how = (
+            f"{budget['mean']:.4g} {budget['unit']} of {budget['budget']:g} ({budget['verdict']}), {how} last"
+        )
     show(f"{len(result['images'])} images, mean cost {result['mean_cost']:.3f}, {how}")

@@ -21,6 +21,7 @@ VERBS = (
     "noise",
     "rescue",
     "predict",
+    "drift",
     "demo",
     "inspect",
     "set-classes",
