@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor
 
 from quee_hf import BudgetController, QuEEForImageClassification
-from quee_hf.build.roles import OPERATING_POINTS
 from quee_hf.data import LabelledImages, load_image_dataset
+from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.execution.operating_points import lambda_within
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs, replay
 from quee_hf.routing.ledger import TOLERANCE

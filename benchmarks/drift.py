@@ -24,9 +24,9 @@ from quee_hf import (
     QuEEImageClassifierOutput,
     record_drift_reference,
 )
-from quee_hf.build.roles import OPERATING_POINTS
 from quee_hf.build.stages import load_outputs
 from quee_hf.data import load_image_dataset
+from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.execution.path_outputs import PathOutputs, replay
 from quee_hf.intervals import wilson_interval
 from quee_hf.tables import markdown_table

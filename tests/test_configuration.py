@@ -140,7 +140,7 @@ INVALID = [
     ({"head_hidden_size": 0}, "`head_hidden_size` must be at least 1, got 0"),
     ({"gate_hidden_size": -1}, "`gate_hidden_size` must be at least 1, got -1"),
     ({"path_embedding_size": 0}, "`path_embedding_size` must be at least 1, got 0"),
-    ({"max_paths": 2}, "`max_paths` must be at least the number of exits, 3, got 2"),
+    ({"max_paths": 2}, "`max_paths` must be at least the number of exits, 3, and at most 10000, got 2"),
     # validate_records
     ({"quantization": {}}, "`quantization` must name its 'method'"),
     ({"quantization": {"num_images": 4}}, "`quantization` must name its 'method'"),

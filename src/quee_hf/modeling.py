@@ -269,10 +269,9 @@ class QuEEForImageClassification(RoutableModel):
     ) -> list[dict[str, Any]]:
         """Measure what each lambda costs and how accurate it is, and keep the points in the config.
 
-        What a `quee_hf.DriftMonitor` compares later images with is kept, too.
-
         The default `cost_lambda` becomes that of the cheapest point whose accuracy is at most
         `max_accuracy_drop` below the whole network's at its most exact level, or `None` if there is none.
+        What a `quee_hf.DriftMonitor` compares later images with is kept, too.
 
         Args:
             validation: Images used for nothing else, or their collected outputs.

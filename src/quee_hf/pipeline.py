@@ -190,21 +190,19 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             results.loader = _StreamIterator(results.loader.loader, self._forward_stream, options)
         return cast(PipelineIterator, results)
 
-    def _forward_stream(
-        self, batches: Iterable[Any], monitor: Any = None, **options: Any
-    ) -> Iterator[ModelOutput]:
-        """Run the model on batches, for an output per image."""
-        if self.model.training:
-            self.model.eval()
-        return cast(Any, monitor or self.model).classify_stream(batches, **options)  # type: ignore[no-any-return]
+    def _forward_stream(self, batches: Iterable[Any], monitor: Any = None, **options: Any) -> Any:
+        """Run the model on batches, for an iterator over the outputs of images."""
+        return self._evaluated(monitor).classify_stream(batches, **options)
 
-    def _forward(  # type: ignore[override]
-        self, model_inputs: Any, monitor: Any = None, **options: Any
-    ) -> Any:
+    def _forward(self, model_inputs: Any, monitor: Any = None, **options: Any) -> Any:  # type: ignore[override]
         """Run the model on a batch."""
+        return self._evaluated(monitor)(**model_inputs, **options)
+
+    def _evaluated(self, monitor: Any) -> Any:
+        """Return what runs the model, in evaluation mode."""
         if self.model.training:
             self.model.eval()
-        return cast(Any, monitor or self.model)(**model_inputs, **options)
+        return monitor or self.model
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: ModelOutput, *, return_routing: bool = False, **stock_parameters: Any
