@@ -179,7 +179,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
 
     def get_iterator(
         self, inputs: Any, num_workers: int, batch_size: int, *parameters: dict[str, Any]
-    ) -> PipelineIterator:
+    ) -> Any:
         """Iterate over the results for a list, a data set or a generator.
 
         Images of successive batches share the network's segments: see `model.classify_stream`.
@@ -188,7 +188,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         if batch_size > 1:
             options = {**parameters[1], "batch_size": batch_size}
             results.loader = _StreamIterator(results.loader.loader, self._forward_stream, options)
-        return cast(PipelineIterator, results)
+        return results
 
     def _forward_stream(self, batches: Iterable[Any], monitor: Any = None, **options: Any) -> Any:
         """Run the model on batches, for an iterator over the outputs of images."""
@@ -213,8 +213,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
 
     def _routing(self, model_outputs: ModelOutput) -> Routing:
         """Describe the route of one image in plain Python, fit for JSON."""
-        config = self.model.config
-        exit_index = int(model_outputs["exit_index"][0])
+        config, exit_index = self.model.config, int(model_outputs["exit_index"][0])
         levels = model_outputs["path"][0, : exit_index + 1].tolist()
         error = float(model_outputs["error_probability"][0])
         return {
