@@ -27,11 +27,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 from quee_hf import BudgetController, QuEEForImageClassification
 from quee_hf.certification import fingerprint_of_weights
 from quee_hf.errors import BadImageError, NotReadyError
-from quee_hf.pipeline import (
-    ImageClassificationDispatch,
-    QuEEImageClassificationPipeline,
-    register_pipeline,
-)
+from quee_hf.pipeline import QuEEImageClassificationPipeline
+from quee_hf.registration import ImageClassificationDispatch, register_pipeline
 
 TASK = "image-classification"
 COST_LAMBDA = 0.05  # sends the tiny model's images three different ways
@@ -171,7 +168,7 @@ class TestRegistration:
         return entry
 
     def test_import_has_registered(self, entry):
-        assert entry["impl"] == "quee_hf.pipeline.ImageClassificationDispatch"
+        assert entry["impl"] == "quee_hf.registration.ImageClassificationDispatch"
 
     @pytest.mark.parametrize(
         "before",
@@ -188,7 +185,7 @@ class TestRegistration:
         once = dict(entry)
         assert register_pipeline()
         assert entry == once
-        assert entry["impl"] == "quee_hf.pipeline.ImageClassificationDispatch"
+        assert entry["impl"] == "quee_hf.registration.ImageClassificationDispatch"
 
     def test_leaves_another_owner_alone_and_warns_once(self, entry):
         class Theirs(ImageClassificationPipeline):
