@@ -28,10 +28,10 @@ from quee_hf.errors import (
 from quee_hf.execution.budget import BudgetController
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
-from quee_hf.registration import register_pipeline
 from quee_hf.pretrained import QuEEPreTrainedModel
 from quee_hf.profile import profile
 from quee_hf.quantize import add_level, calibrate, load_calibration, quantize, save_calibration
+from quee_hf.registration import register_pipeline
 from quee_hf.training import ErrorTargets, ExitHeadTrainer, GateTrainer, recommended_arguments
 
 __all__ = [
