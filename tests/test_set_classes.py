@@ -272,6 +272,9 @@ class TestRefusals:
             (OTHER_NAMES, "nowhere.safetensors", "is not a file"),
             (["a"] * 7, OTHERS, "must differ"),
             ("other", None, "list of texts"),
+            (None, OTHERS, "list of texts"),
+            (OTHER_NAMES, OTHERS.numpy(), "must be a tensor or a file, got ndarray"),
+            (OTHER_NAMES, OTHERS * (torch.arange(7) != 3)[:, None], r"classes \[3\] are all 0"),
         ],
     )
     def test_what_is_malformed_changes_nothing(self, names, embeddings, message):

@@ -89,9 +89,11 @@ def test_without_open_clip_it_says_what_to_install(reason, monkeypatch, tmp_path
         embed_class_names(checkpoint(), NAMES)
 
 
-@pytest.mark.parametrize("templates", ["a {}", [], ["a cat"], ["a {}", "a"]])
+@pytest.mark.parametrize(
+    "templates", ["a {}", [], ["a cat"], ["a {}", "a"], ["{} and {}"], ["{} of {x}"], ["{0}"], ["a {} {"]]
+)
 def test_templates_have_a_place_for_the_name(templates):
-    with pytest.raises(ValueError, match=r"`templates` must be a list of texts with '\{\}'"):
+    with pytest.raises(ValueError, match=r"`templates` must be a list of texts with one '\{\}'"):
         embed_class_names(checkpoint(), NAMES, templates)
 
 

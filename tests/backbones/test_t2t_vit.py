@@ -110,6 +110,7 @@ class TestCheckpoint:
         ("change", "message"),
         [
             (lambda w: w.pop("head.weight"), "it lacks head.weight"),
+            (lambda w: w.update({"blocks.1.attn.qkv.weight": torch.tensor(1.0)}), "qkv.weight is one number"),
             (lambda w: w.pop("blocks.1.norm2.bias"), "it lacks t2t_vit.layers.1.layernorm_after.bias"),
             (lambda w: w.update({"blocks.0.se.fc.weight": torch.ones(1)}), "it holds blocks.0.se.fc.weight"),
             (

@@ -2,7 +2,10 @@
 
 import builtins
 import json
+import os
+import signal
 import socket
+import time
 import urllib.request
 
 import pytest
@@ -42,6 +45,22 @@ def test_it_serves_until_it_is_interrupted(served):
     assert config["title"] == "quee-vit"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def test_uploads_are_gone_when_it_has_stopped(served, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def look():
+        (place,) = tmp_path.iterdir()
+        (place / "upload.png").write_bytes(b"what a visitor sent")
+        assert os.environ["GRADIO_TEMP_DIR"] == str(place)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # which the signal ends
+
+    result, _ = served(look, "--port", free_port())
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.iterdir()) == []
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
 
 
 def test_a_taken_port_is_one_line(served):

@@ -58,6 +58,17 @@ def assert_shows(classifier, visitor, file, cost_lambda):
     visitor.wait_for("scores", f"{score:.0%}")
 
 
+def test_numbers_beyond_the_ends_of_the_slider_are_its_ends(classifier, visit, pictures):
+    visitor = visit()
+    visitor.upload(pictures[0])
+    box = visitor.page.locator("#lambda input[type=number]")
+    end = float(visitor.page.locator("#lambda input[type=range]").get_attribute("max"))
+    for typed, used in (("99", end), ("-3", 0.0), ("0.5", 0.5), ("", 0.0)):
+        box.fill(typed)
+        box.press("Tab")
+        assert_shows(classifier, visitor, pictures[0], used)
+
+
 def test_upload_slide_and_read(classifier, visit, pictures):
     visitor = visit()
     visitor.wait_for("spent", "")

@@ -72,8 +72,8 @@ class TestRoute:
             texts(route_figure(classifier.config, classify(classifier, noise(1), Setting(path=path))))[0]
             for path in ((8, 6), (8, 6, 4))
         )
-        assert early.startswith("Left after block 2: 8 → 6, ")
-        assert whole.startswith("Whole network: 8 → 6 → 4, ")
+        assert early.startswith("Left after block 2: levels 8 → 6, ")
+        assert whole.startswith("Whole network: levels 8 → 6 → 4, ")
 
     def test_without_an_image_all_is_pale(self, classifier):
         figure = route_figure(classifier.config, None)

@@ -183,6 +183,8 @@ def test_descriptions_say_what_the_pipeline_says(model, folder):
     forced = host(images(1).numpy(), path=[8])
     assert describe_images(host.description, forced)[0]["routing"]["error_probability"] is None
     assert len(describe_images(host.description, forced, top_k=99)[0]["scores"]) == 5
+    with pytest.raises(ValueError, match="`top_k` must be at least 1, got -3"):
+        describe_images(host.description, forced, top_k=-3)
 
 
 class TestFolder:

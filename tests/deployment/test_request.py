@@ -62,6 +62,7 @@ def test_null_is_as_good_as_nothing(encoded):
     ("fields", "message"),
     [
         ({"cost_lambda": -0.1}, "`cost_lambda` must be a number from 0 to inf, got -0.1"),
+        ({"cost_lambda": 10**400}, "`cost_lambda` must be a number from 0 to inf, got 1000"),
         ({"cost_lambda": math.nan}, "`cost_lambda` must be a number from 0 to inf, got nan"),
         ({"cost_lambda": "0.1"}, "`cost_lambda` must be a number from 0 to inf, got '0.1'"),
         ({"cost_lambda": True}, "got True"),

@@ -26,15 +26,19 @@ def read_class_embeddings(source: Tensor | str | os.PathLike[str], size: int) ->
         `(classes, size)`, float32, and the natural logarithm of what multiplies the cosine, or `None`.
 
     Raises:
-        ValueError: If there is no such file, or embeddings are not finite or of another shape.
+        ValueError: If there is no such file, or embeddings are not finite, all 0, or of another shape.
     """
     scale = None
-    if not isinstance(source, Tensor):
+    if isinstance(source, (str, os.PathLike)):
         source, scale = _read_file(Path(source))
+    if not isinstance(source, Tensor):
+        raise ValueError(f"`class_embeddings` must be a tensor or a file, got {type(source).__name__}.")
     if source.ndim != 2 or source.shape[1] != size or not source.isfinite().all():
         raise ValueError(
             f"`class_embeddings` must be finite and of shape (classes, {size}), got {tuple(source.shape)}."
         )
+    if empty := (~source.any(dim=1)).nonzero().flatten().tolist():
+        raise ValueError(f"`class_embeddings` must have a direction: those of classes {empty[:5]} are all 0.")
     return functional.normalize(source.detach().float(), dim=-1), scale
 
 
@@ -63,7 +67,8 @@ def check_class_names(names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: If they are not at least two different texts.
     """
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+    is_list = isinstance(names, Sequence) and not isinstance(names, str)
+    if not is_list or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"Class names must be a list of texts, got {names!r}.")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"Class names must differ from each other; {repeated[:5]} come more than once.")

@@ -1,8 +1,13 @@
 """`quee demo`: show a model in the browser, or write a Space that does."""
 
+import os
+import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,14 +51,33 @@ def demo(
     """
     with library_output_on_stderr():
         _check_gradio()
-        if export_space is not None:
-            written = _export((model, revision), export_space, engine)
-        else:
-            app = _make((model, revision), engine, device)
-    if export_space is not None:
+        written = None if export_space is None else _export((model, revision), export_space, engine)
+    if export_space is not None and written is not None:
         _show_export(export_space, written, as_json=as_json)
-    else:
+        return
+    with _place_for_uploads():
+        with library_output_on_stderr():
+            app = _make((model, revision), engine, device)
         _serve(app, host, port, as_json=as_json)
+
+
+@contextmanager
+def _place_for_uploads() -> Iterator[None]:
+    """Let Gradio keep what visitors upload in a folder that is removed at the end, also by SIGTERM."""
+    from accelerate.utils import patch_environment
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    parent, before = os.environ.get("GRADIO_TEMP_DIR"), signal.signal(signal.SIGTERM, stop)
+    try:
+        with (
+            TemporaryDirectory(prefix="quee-demo-", dir=parent, ignore_cleanup_errors=True) as folder,
+            patch_environment(GRADIO_TEMP_DIR=folder),
+        ):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_gradio() -> None:

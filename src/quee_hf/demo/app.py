@@ -96,6 +96,20 @@ def launch(app: gr.Blocks, *, host: str | None = None, port: int | None = None) 
     return str(url)
 
 
+class _Slider(gr.Slider):
+    """A slider whose box takes numbers beyond its ends for the ends, and nothing for the lower one.
+
+    Gradio's own refuses them, and covers all of the page with errors.
+    """
+
+    is_template = True  # in the browser it is Gradio's
+
+    def preprocess(self, payload: float | None) -> float:
+        """Return what the box says."""
+        given = self.minimum if payload is None else payload
+        return float(min(max(given, self.minimum), self.maximum))
+
+
 class _Controls:
     """The controls that say how to route: the way, and one for each, of which one is shown.
 
@@ -111,11 +125,11 @@ class _Controls:
         )
         most = choices.most_lambda
         controls: dict[str, Any] = {
-            LAMBDA: gr.Slider(
+            LAMBDA: _Slider(
                 0, most, choices.default_lambda, step=slider_step(most), label=LAMBDA, info=_HELP[LAMBDA],
                 visible=first == LAMBDA, elem_id="lambda",
             ),
-            BUDGET: gr.Slider(
+            BUDGET: _Slider(
                 low, high, high, step=slider_step(high - low), label="Budget", info=_HELP[BUDGET],
                 visible=False, elem_id="budget",
             ),

@@ -134,7 +134,7 @@ def _title(config: QuEEConfig, answer: Answer | None) -> str:
         return "No image yet"
     block, levels = answer.exits[-1].block, [config.level_list[level] for level in answer.path]
     where = "Whole network" if len(levels) == config.num_exits else f"Left after block {block}"
-    return f"{where}: {path_name(levels)}, {answer.spending.share:.0%} of the BitOPs"
+    return f"{where}: levels {path_name(levels)}, {answer.spending.share:.0%} of the BitOPs"
 
 
 def _color(level: int) -> str:

@@ -84,7 +84,7 @@ def choices_of(model: QuEEForImageClassification) -> Choices:
         missing=tuple(missing),
         most_lambda=most,
         default_lambda=min(0.1 * most if config.cost_lambda is None else config.cost_lambda, most),
-        budgets=(min(costs), max(costs)),
+        budgets=_round_ends(min(costs), max(costs)),
         paths=_runnable_paths(model),
     )
 
@@ -111,6 +111,17 @@ def slider_step(length: float) -> float:
     finest = length / _MOST_STEPS
     power = 10.0 ** math.floor(math.log10(finest))
     return float(f"{next(factor * power for factor in (1, 2, 5, 10) if factor * power >= finest):.3g}")
+
+
+def _round_ends(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of a scale on steps of its slider, neither below its own.
+
+    Example:
+        >>> _round_ends(0.7898333, 1.0)
+        (0.79, 1.0)
+    """
+    step = slider_step(high - low)
+    return round(math.ceil(low / step) * step, 9), round(math.ceil(high / step) * step, 9)
 
 
 def level_name(level: Level) -> str:

@@ -113,6 +113,8 @@ def _spent(classifier: Classifier, answer: Answer) -> str:
         size = min(config.profile["batch_sizes"])
         where = f"{config.profile['engine']} on {config.profile['machine']['processor']}, batch {size}"
         parts.append(f"**{spent.latency_ms:.2f} ms** by the model's profile ({where})")
+    else:
+        parts.append("no milliseconds: `quee profile` measures them")
     if answer.error is not None:
         parts.append(f"predicted error **{answer.error:.1%}**")
     if answer.cost_lambda is not None:

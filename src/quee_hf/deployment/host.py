@@ -207,12 +207,17 @@ def describe_images(described: Description, routed: RoutedImages, top_k: int = 5
     Args:
         described: The model.
         routed: The images.
-        top_k: Classes to list of each.
+        top_k: Classes to list of each, at least 1.
 
     Returns:
         For each image `"scores"`, a list of `{"label", "score"}`, the most likely class first, and
         `"routing"`, with "exit_block", "exit_index", "path", "cost" and "error_probability".
+
+    Raises:
+        ValueError: If `top_k` is below 1.
     """
+    if top_k < 1:
+        raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
     weights = np.exp(routed.logits - routed.logits.max(axis=1, keepdims=True))
     scores = weights / weights.sum(axis=1, keepdims=True)
     order = (-scores).argsort(axis=1, kind="stable")[:, :top_k]

@@ -57,10 +57,13 @@ class ImageReader:
                 RGB.
 
         Raises:
+            ValueError: If there are none.
             BadImageError: If one cannot be read.
         """
         single = isinstance(images, (str, pathlib.Path, bytes, Image.Image))
         sources: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+        if not sources:
+            raise ValueError("There are no images to read.")
         return np.stack([self._read(load_rgb(source)) for source in sources])
 
     def _read(self, image: Image.Image) -> NDArray[np.float32]:

@@ -80,9 +80,14 @@ def _number(fields: Mapping[str, Any], name: str, highest: float) -> float | Non
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # an integer may be more than a float can hold
+        number = math.nan
+    if not 0 <= number <= highest:
         raise ValueError(f"`{name}` must be a number from 0 to {highest:g}, got {_shown(value)}.")
-    return float(value)
+    return number
 
 
 def _image(value: Any, name: str) -> Image.Image:

@@ -20,8 +20,11 @@ def cost_lambda_per_sample(cost_lambda: ArrayLike, num_samples: int) -> Floats:
     Raises:
         ValueError: If it is negative or not a number, or of another shape than `(num_samples,)`.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
-        values = np.asarray(cost_lambda, dtype=np.float32)
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            values = np.asarray(cost_lambda, dtype=np.float32)
+    except (TypeError, OverflowError) as error:  # nor can a float hold every integer
+        raise ValueError(f"`cost_lambda` must be one number or one per image: {error}.") from error
     if values.ndim == 0:
         values = np.broadcast_to(values, (num_samples,))
     if values.shape != (num_samples,):

@@ -1,6 +1,7 @@
 """Class embeddings by the text tower of an open_clip checkpoint; this needs open_clip."""
 
 from collections.abc import Sequence
+from string import Formatter
 from typing import Any
 
 from torch import Tensor
@@ -38,9 +39,9 @@ def embed_class_names(
         Radford et al. 2021 (CLIP, arXiv:2103.00020), §3.1.4.
     """
     names = check_class_names(class_names)
-    if not templates or isinstance(templates, str) or not all("{}" in template for template in templates):
+    if not templates or isinstance(templates, str) or not all(map(_has_one_place, templates)):
         raise ValueError(
-            f"`templates` must be a list of texts with '{{}}' where the name goes, got {templates!r}."
+            f"`templates` must be a list of texts with one '{{}}', where the name goes, got {templates!r}."
         )
     library = _library()
     model, tokenizer = _text_model(library, checkpoint)
@@ -48,6 +49,14 @@ def embed_class_names(
         model, tokenizer, names, list(templates), num_classes_per_batch=_CLASSES_AT_ONCE
     )
     return found.T.float().contiguous()
+
+
+def _has_one_place(template: str) -> bool:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    except ValueError:  # a brace without its partner
+        return False
+    return fields == [""]
 
 
 def _library() -> Any:

@@ -150,6 +150,8 @@ def _read_config(path: Path, tensors: Mapping[str, Tensor], num_heads: int | Non
 def _rename(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors by their names here."""
     for name, tensor in tensors.items():
+        if not tensor.ndim:
+            raise IncompatibleCheckpointError(f"{path} is not a checkpoint of T2T-ViT: {name} is one number.")
         if (match := _BLOCK_QKV.match(name)) is not None:
             for part, rows in zip("qkv", tensor.tensor_split(3), strict=True):
                 yield f"t2t_vit.layers.{match[1]}.attention.{part}_proj.{match[2]}", rows.clone()
