@@ -32,7 +32,8 @@ MOST_SECONDS = 3600  # for a section
 
 # Their modules import PyTorch, which only the process of a section needs.
 SECTIONS = {
-    "builds": ("Builds and places", "_faults_builds", "run"),
+    "kills": ("Builds that are killed", "_faults_builds", "kills"),
+    "places": ("Places that are taken, full, or cannot be written", "_faults_builds", "places"),
     "weights": ("Files of weights", "_faults_files", "of_weights"),
     "jsons": ("Configs and other JSON", "_faults_files", "of_jsons"),
     "images": ("Images", "_faults_files", "of_images"),

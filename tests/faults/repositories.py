@@ -117,4 +117,5 @@ def _load(code: str, folder: Path, settings: dict[str, str], sentinel: Path) -> 
 
 def _error(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
+    sys.stderr.write(done.stderr[-3000:])
     return f"`{lines[-1].split(':')[0].split('.')[-1]}`" if lines else "no error"
