@@ -12,12 +12,9 @@ from tests.faults.judging import Attack, Verdict, judge
 
 from quee_hf.errors import BadImageError, IncompatibleCheckpointError
 
-# Of each kind of random damage to weights, of each file of JSON, and of each format of images.
-WEIGHTS, JSONS, IMAGES = (
-    600,
-    {"config.json": 3000, "router.json": 1000, "done.json": 2000, "recipe.yaml": 300},
-    500,
-)
+# Flipped bits of header and tensors each, damaged files of each kind of JSON, and of each format of images.
+WEIGHTS, IMAGES = 1200, 500
+JSONS = {"config.json": 1000, "router.json": 400, "done.json": 1000, "recipe.yaml": 100}
 
 
 def _judged(attacks: Iterable[Attack], *allowed: type[Exception]) -> Iterator[Verdict]:
