@@ -83,11 +83,8 @@ def last_line(said: str) -> str:
     return next(reversed([line for line in said.splitlines() if line.strip()]), "")
 
 
-def killed(root: Path, command: list[str], times: int = TIMES) -> Iterator[Verdict]:
-    """Kill builds, and the builds that continue them, at random moments; then let them end.
-
-    Each runs in a process that has imported everything, so that moments are those of building.
-    """
+def _whole(root: Path, command: list[str]) -> tuple[list[str], float]:
+    """Build without interruption, and return the command's arguments and how long it took."""
     arguments, log = command[command.index("build") :], root / "log"
     seconds = []
     for name in ("whole", "again"):  # the first is slower: the server of processes starts
@@ -95,12 +92,22 @@ def killed(root: Path, command: list[str], times: int = TIMES) -> Iterator[Verdi
         if run_verb([*arguments, str(root / name)], log):
             raise RuntimeError(log.read_text())
         seconds.append(time.monotonic() - began)
+    return arguments, seconds[-1]
+
+
+def killed(root: Path, command: list[str], times: int = TIMES) -> Iterator[Verdict]:
+    """Kill builds, and the builds that continue them, at random moments; then let them end.
+
+    Each runs in a process that has imported everything, so that moments are those of building.
+    """
+    arguments, seconds = _whole(root, command)
+    log = root / "log"
     expected, chance = files(root / "whole"), random.Random(SEED)
     for number in range(times):
         target = root / f"killed-{number}"
         # Every other one is killed again when it continues.
         count = 1 + number % 2
-        reached = [_kill([*arguments, str(target)], target, chance, seconds[-1]) for _ in range(count)]
+        reached = [_kill([*arguments, str(target)], target, chance, seconds) for _ in range(count)]
         code = run_verb([*arguments, str(target)], log)
         is_same = not code and files(target) == expected
         outcome = OUTCOME_SAME if is_same else f"harm: exit code {code}, {last_line(log.read_text())[:120]}"
@@ -125,18 +132,18 @@ def _kill(arguments: list[str], run: Path, chance: random.Random, seconds: float
 
 def met(root: Path, command: list[str]) -> Iterator[Verdict]:
     """Start a second build in the directory of one that is at work."""
-    expected, target = files(root / "whole"), root / "met"
-    first = start([*command, str(target)])
-    while first.poll() is None and not (target / "stages" / "1-convert").exists():
-        time.sleep(0.05)
-    code, said = finish(start([*command, str(target)]))
-    first_code, _ = finish(first)
-    is_refused = code == 2 and "Another build is at work" in said
-    is_whole = first_code == 0 and files(target) == expected
+    arguments, target = command[command.index("build") :], root / "met"
+    first = start_verb([*arguments, str(target)], root / "first.log")
+    while first.is_alive() and not (target / "stages" / "1-convert").exists():
+        time.sleep(0.01)
+    code, said = run_verb([*arguments, str(target)], root / "log"), (root / "log").read_text()
+    first.join()
+    is_refused = code == 2 and f"Another build is at work in {target} (process {first.pid})" in said
+    is_whole = first.exitcode == 0 and files(target) == files(root / "whole")
     outcome = "the second refuses and names the first's process; the first ends as ever"
     is_harm = not (is_refused and is_whole)
     if is_harm:
-        outcome = f"harm: {code} {last_line(said)[:100]}; {first_code}"
+        outcome = f"harm: {code} {last_line(said)[:100]}; {first.exitcode}"
     yield Verdict("a second build in the directory of a running one", outcome, is_harm)
 
 
@@ -232,12 +239,18 @@ def _works(kind: str, command: list[str], environment: Mapping[str, str]) -> Ver
     return Verdict(kind, outcome, code != 0)
 
 
-def run(times: int = TIMES) -> Iterator[Verdict]:
-    """Do all of it."""
+def kills() -> Iterator[Verdict]:
+    """Kill builds."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from killed(Path(folder), prepare(Path(folder)))
+
+
+def places() -> Iterator[Verdict]:
+    """Let builds meet, and give verbs places that are full or cannot be written."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         command = prepare(root)
-        yield from killed(root, command, times)
+        _whole(root, command)
         yield from met(root, command)
         yield from full(root, command)
         yield from unwritable(root, command)

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,50 +30,22 @@ from tests.faults.judging import Verdict  # noqa: E402
 MOST_SECONDS = 3600  # for a section
 
 
-def _builds() -> Iterator[Verdict]:
-    import _faults_builds
-
-    yield from _faults_builds.run()
-
-
-def _weights() -> Iterator[Verdict]:
-    import _faults_files
-
-    yield from _faults_files.weights()
-
-
-def _jsons() -> Iterator[Verdict]:
-    import _faults_files
-
-    yield from _faults_files.jsons()
-
-
-def _images() -> Iterator[Verdict]:
-    import _faults_files
-
-    yield from _faults_files.pictures()
-
-
-def _pixels() -> Iterator[Verdict]:
-    import _faults_files
-
-    yield from _faults_files.pixels()
-
-
-def _code() -> Iterator[Verdict]:
-    import _faults_files
-
-    yield from _faults_files.code()
-
-
-SECTIONS: dict[str, tuple[str, Callable[[], Iterator[Verdict]]]] = {
-    "builds": ("Builds and places", _builds),
-    "weights": ("Files of weights", _weights),
-    "jsons": ("Configs and other JSON", _jsons),
-    "images": ("Images", _images),
-    "pixels": ("Pixel values that are no numbers", _pixels),
-    "code": ("Code in repositories", _code),
+# Their modules import PyTorch, which only the process of a section needs.
+SECTIONS = {
+    "kills": ("Builds that are killed", "_faults_builds", "kills"),
+    "places": ("Places that are taken, full, or cannot be written", "_faults_builds", "places"),
+    "weights": ("Files of weights", "_faults_files", "of_weights"),
+    "jsons": ("Configs and other JSON", "_faults_files", "of_jsons"),
+    "images": ("Images", "_faults_files", "of_images"),
+    "pixels": ("Pixel values that are no numbers", "_faults_files", "of_pixels"),
+    "code": ("Code in repositories", "_faults_files", "of_code"),
 }
+
+
+def _verdicts(name: str) -> Iterator[Verdict]:
+    _, module, function = SECTIONS[name]
+    found: Iterator[Verdict] = getattr(import_module(module), function)()
+    return found
 
 
 def _count(verdicts: Iterator[Verdict]) -> dict[str, dict[str, int]]:
@@ -111,13 +84,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.into is not None:
         (name,) = arguments.only
-        arguments.into.write_text(json.dumps(_count(SECTIONS[name][1]())))
+        arguments.into.write_text(json.dumps(_count(_verdicts(name))))
         return
     stored = RESULTS / "faults.json"
     before: dict[str, Any] = json.loads(stored.read_text())["sections"] if stored.exists() else {}
     found = {name: _run_section(name) for name in arguments.only}
     sections = {name: found.get(name, before.get(name)) for name in SECTIONS if name in {**before, **found}}
-    titles = {name: title for name, (title, _) in SECTIONS.items()}
+    titles = {name: title for name, (title, *_) in SECTIONS.items()}
     write_result("faults", {"titles": titles, "sections": sections})
     write_page(json.loads(stored.read_text()), ROOT / "docs" / "results" / "faults.md")
     if harm := [
