@@ -24,7 +24,7 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
-from quee_hf import BudgetController, QuEEForImageClassification
+from quee_hf import BudgetController, DriftMonitor, QuEEForImageClassification, record_drift_reference
 from quee_hf.certification import fingerprint_of_weights
 from quee_hf.errors import BadImageError, NotReadyError
 from quee_hf.pipeline import QuEEImageClassificationPipeline
@@ -535,6 +535,22 @@ class TestRoutingArguments:
         assert report["mean"] == pytest.approx(np.mean(costs))
         with pytest.raises(TypeError, match="`target_cost` must be a number"):
             classify("not read", target_cost=budgeted)
+
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_a_monitor_sees_all_images(self, saved, pictures, batch_size):
+        model = QuEEForImageClassification.from_pretrained(saved)
+        prepared = processor()(images=pictures, return_tensors="pt")["pixel_values"]
+        record_drift_reference(model, [{"pixel_values": each, "labels": 0} for each in prepared])
+        monitor = DriftMonitor(model, window=len(pictures), shadow_share=1.0)
+        classify = pipeline(TASK, model=model, image_processor=processor(), device="cpu", return_routing=True)
+        options = {"cost_lambda": COST_LAMBDA, "batch_size": batch_size}
+        watched = classify(pictures, monitor=monitor, **options)
+        assert_same(watched, classify(pictures, **options))
+        report = monitor.report()
+        assert (report["num_images"], report["is_drifted"]) == (len(pictures), False)
+        assert report["agreement"]["num_images"] == len(pictures)
+        with pytest.raises(ValueError, match="The monitor is of another model"):
+            pipeline(TASK, model=saved, device="cpu", monitor=monitor)
 
     def test_an_engine_runs_the_model(self, saved, pictures):
         classify = pipeline(TASK, model=saved, device="cpu", engine="onnxruntime", return_routing=True)

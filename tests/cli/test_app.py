@@ -54,14 +54,14 @@ def test_wrong_usage_is_one_line_on_stderr(quee, arguments, message):
 
 
 def test_failure_has_another_code(quee, monkeypatch):
-    monkeypatch.setattr("quee_hf.cli.predict._expand", lambda _: 1 / 0)
+    monkeypatch.setattr("quee_hf.cli.predict.expand", lambda _: 1 / 0)
     result = quee("predict", "model", "a.png")
     assert result.exit_code == 1
     assert result.stderr == "quee: error: ZeroDivisionError: division by zero (--debug shows where)\n"
 
 
 def test_debug_shows_the_traceback(quee, monkeypatch):
-    monkeypatch.setattr("quee_hf.cli.predict._expand", lambda _: 1 / 0)
+    monkeypatch.setattr("quee_hf.cli.predict.expand", lambda _: 1 / 0)
     result = quee("predict", "model", "a.png", "--debug")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr

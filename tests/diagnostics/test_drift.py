@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import binom
 from tests.test_certification import outputs_of
-from tests.tiny import generator, images, routable
+from tests.tiny import images, routable
 
 from quee_hf import (
     BudgetController,
@@ -353,9 +353,12 @@ class TestModel:
             monitor.classify_stream(torch.zeros(2, 3, 32, 32))
         with pytest.raises(ValueError, match="Give `cost_lambda` or `path`"):
             monitor.classify_stream([], cost_lambda=0.1, path=[8])
+        with pytest.raises(ValueError, match="A batch must be a tensor"):
+            list(monitor.classify_stream([[1, 2]], cost_lambda=0.1))
 
-
-def test_random_images_differ_from_each_other():
-    """What the tests above call images of one kind must not be the same images."""
-    assert not torch.equal(Images(2, seed=1).pixels, Images(2, seed=2).pixels)
-    assert generator(1).initial_seed() != generator(2).initial_seed()
+    def test_training_mode_is_refused(self, trained):
+        monitor = DriftMonitor(trained)
+        trained.train()
+        with pytest.raises(ValueError, match="In training mode nothing is routed"):
+            monitor(Images(2).pixels)
+        trained.eval()

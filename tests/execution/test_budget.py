@@ -298,6 +298,10 @@ class TestForModel:
         ):
             BudgetController.for_model(priced(), target_cost=target)
 
+    @pytest.mark.parametrize("target", [0.3, 1.0])
+    def test_what_some_path_costs_is_not(self, target):
+        assert BudgetController.for_model(priced(), target_cost=target).report()["budget"] == target
+
     @pytest.mark.parametrize("targets", [{}, {"target_cost": 0.5, "target_latency_ms": 2.0}])
     def test_one_target_is_needed(self, targets):
         with pytest.raises(ValueError, match="Give either"):

@@ -84,6 +84,12 @@ def test_lambda_for_latency_takes_the_most_accurate_then_the_fastest(target, exp
     assert lambda_for_latency(TIMED, target) == expected
 
 
+def test_a_limit_may_be_met_but_for_the_rounding_of_costs():
+    rounded = [{**point, "cost": float(torch.tensor(point["cost"]))} for point in POINTS]
+    assert rounded[-1]["cost"] > 0.2
+    assert lambda_for_cost(rounded, 0.2) == 1.0
+
+
 def test_lambda_for_latency_says_what_cannot_be_had():
     with pytest.raises(ValueError, match=r"`target_latency_ms` 1 is below .* operating point, 2.000 ms"):
         lambda_for_latency(TIMED, 1)

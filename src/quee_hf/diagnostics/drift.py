@@ -81,7 +81,7 @@ class DriftMonitor:
     come one after the other are a drift.
 
     Memory does not grow with the stream: a monitor keeps counts of a window, and the outcomes of at most
-    `window` images that were tried at full depth.
+    `window` images that were tried at full depth. It is for one thread.
 
     Args:
         model: With a drift reference in its config.
@@ -150,7 +150,7 @@ class DriftMonitor:
         def noted() -> Iterator[Batch]:
             for batch in batches:
                 pixels = batch["pixel_values"] if isinstance(batch, Mapping) else batch
-                for row in range(len(pixels)):
+                for row in range(len(pixels) if isinstance(pixels, Tensor) else 0):  # others are refused
                     is_chosen = self._share and self._random.random() < self._share
                     waiting.append(pixels[row : row + int(bool(is_chosen))].clone())
                 yield batch
@@ -177,7 +177,12 @@ class DriftMonitor:
             output: Of the model.
             shadowed: Pixels of those to be tried at full depth.
             chosen: `(batch,)`, which they are.
+
+        Raises:
+            ValueError: If the output is of training mode.
         """
+        if output.cost_lambda is None:
+            raise ValueError("In training mode nothing is routed: call `model.eval()` first.")
         lambdas = _host(output.cost_lambda)
         routed = ~np.isnan(lambdas)
         if shadowed is not None and chosen is not None and len(shadowed):

@@ -16,6 +16,7 @@ from quee_hf.routing.ledger import HORIZON, TOLERANCE, Costs, Ledger
 logger = logging.getLogger(__name__)
 
 _SETTLING = 32 * HORIZON  # images before a mean is judged
+_ROUNDING = 1e-6  # costs are float32
 _STUCK = 8 * HORIZON  # images at one end of the bounds before that is held against them
 
 
@@ -117,7 +118,7 @@ class BudgetController:
         cheapest, dearest = (
             unit.offset + unit.scale * cost for cost in (float(model.router.costs.min()), 1.0)
         )
-        if not cheapest <= budget <= dearest:
+        if not cheapest * (1 - _ROUNDING) <= budget <= dearest * (1 + _ROUNDING):
             raise ValueError(
                 f"`{name}` must be from {cheapest:.4g}, the cheapest path, to {dearest:.4g}, the dearest, got"
                 f" {budget:g}."

@@ -15,6 +15,7 @@ DEFAULT_LAMBDAS = (
     *(0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3),
     *(0.4, 0.5, 0.65, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0),
 )
+_ROUNDING = 1e-6  # costs are float32: the cheapest path of 0.3 costs a little more
 
 
 def measure_operating_points(
@@ -90,7 +91,7 @@ def lambda_for_latency(points: Sequence[Mapping[str, Any]] | None, target_latenc
 
 
 def _most_accurate(points: Sequence[Mapping[str, Any]], field: str, target: float, unit: str) -> float:
-    affordable = [point for point in points if point[field] <= target]
+    affordable = [point for point in points if point[field] <= target + _ROUNDING]
     if not affordable:
         cheapest = min(point[field] for point in points)
         raise ValueError(
