@@ -32,6 +32,7 @@ LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.125, 0.2, 0.4, 1.0)
 NUM_IMAGES = 64
 CLIENTS = (1, 4, 16, 64)
 SHARES = (0.5, 0.8)  # of the most requests per second that were answered, for requests that do not wait
+ROUNDS = 4
 _ENGINE = "QUEE_ENGINE"
 
 
@@ -68,20 +69,60 @@ def at_times(url: str, requests: Sequence[Any], per_second: float) -> list[Answe
         return [each.result() for each in sent]
 
 
-def describe(send: Callable[[], list[Answer]], expected: list[Any]) -> dict[str, Any]:
-    """Send requests, and say how it went."""
-    start = time.perf_counter()
-    found = send()
-    seconds = time.perf_counter() - start
-    p50, p99 = np.quantile([answer.seconds * 1e3 for answer in found], [0.5, 0.99])
-    return {
-        "requests": len(found),
-        "answered": sum(answer.code == 200 for answer in found),
-        "equal": sum(answer.content == right for answer, right in zip(found, expected, strict=True)),
-        "per_second": len(found) / seconds,
-        "p50_ms": float(p50),
-        "p99_ms": float(p99),
-    }
+class Load:
+    """What came of all requests under one load.
+
+    Args:
+        name: Of the load.
+        send: Sends requests to a server, given the most per second that it has just answered.
+    """
+
+    def __init__(self, name: str, send: Callable[[str, Sequence[Any], float], list[Answer]]) -> None:
+        self._name, self._send = name, send
+        self._found: list[Answer] = []
+        self._num_equal, self._seconds = 0, 0.0
+
+    def run(self, url: str, requests: Sequence[Any], expected: Sequence[Any], most: float) -> float:
+        """Send requests, and return how many were answered per second."""
+        start = time.perf_counter()
+        found = self._send(url, requests, most)
+        seconds = time.perf_counter() - start
+        self._found += found
+        self._num_equal += sum(each.content == right for each, right in zip(found, expected, strict=True))
+        self._seconds += seconds
+        return len(found) / seconds
+
+    def describe(self) -> dict[str, Any]:
+        """Say how it went."""
+        p50, p99 = np.quantile([answer.seconds * 1e3 for answer in self._found], [0.5, 0.99])
+        return {
+            "load": self._name,
+            "requests": len(self._found),
+            "answered": sum(answer.code == 200 for answer in self._found),
+            "equal": self._num_equal,
+            "per_second": len(self._found) / self._seconds,
+            "p50_ms": float(p50),
+            "p99_ms": float(p99),
+        }
+
+
+def make_loads() -> tuple[list[Load], list[Load]]:
+    """Return loads of clients that wait for answers, and of requests that come at random."""
+    waiting = [
+        Load(
+            f"{clients} client{'s' if clients > 1 else ''}",
+            lambda url, requests, _, clients=clients: ask_at_once(url, requests, clients, timed),
+        )
+        for clients in CLIENTS
+    ]
+    coming = [
+        Load(
+            f"at random, {share:.0%} of the most",
+            lambda url, requests, most, share=share: at_times(url, requests, share * most),
+        )
+        for share in SHARES
+    ]
+    return waiting, coming
 
 
 def make_requests(count: int) -> list[dict[str, Any]]:
@@ -99,20 +140,16 @@ def make_requests(count: int) -> list[dict[str, Any]]:
 
 
 def measure(handler: EndpointHandler, requests: list[Any]) -> list[dict[str, Any]]:
-    """Ask one request after the other, then at once."""
+    """Ask one request after the other, then under each load, in rounds."""
     expected = [json.loads(json.dumps(handler(request))) for request in requests]
-    rows = []
+    waiting, coming = make_loads()
     with serving(handler) as url:
-        for clients in CLIENTS:
-            row = describe(lambda clients=clients: ask_at_once(url, requests, clients, timed), expected)
-            rows.append({"clients": clients, **row})
-            print(rows[-1], flush=True)
-        most = max(row["per_second"] for row in rows)
-        for share in SHARES:
-            row = describe(lambda rate=share * most: at_times(url, requests, rate), expected)
-            rows.append({"share": share, "wanted_per_second": share * most, **row})
-            print(rows[-1], flush=True)
-    return rows
+        for number in range(ROUNDS):
+            part = slice(number, None, ROUNDS)
+            most = max(load.run(url, requests[part], expected[part], 0.0) for load in waiting)
+            for load in coming:
+                load.run(url, requests[part], expected[part], most)
+    return [load.describe() for load in (*waiting, *coming)]
 
 
 def write_page(result: dict[str, Any], path: Path) -> None:
@@ -120,8 +157,7 @@ def write_page(result: dict[str, Any], path: Path) -> None:
     titles = ["requests", "answered", "equal to alone", "per second", "p50, ms", "p99, ms"]
     cells = [
         [
-            _load(row),
-            *(str(row[name]) for name in ("requests", "answered", "equal")),
+            *(str(row[name]) for name in ("load", "requests", "answered", "equal")),
             *(f"{row[name]:.0f}" for name in ("per_second", "p50_ms", "p99_ms")),
         ]
         for row in result["rows"]
@@ -137,19 +173,14 @@ def write_page(result: dict[str, Any], path: Path) -> None:
         " `quee_hf.deployment.endpoint.EndpointHandler` and an HTTP server on this machine's loopback. Each"
         f" request brings one of {NUM_IMAGES} test images of CIFAR-10, a λ ({lambdas}), and a connection of"
         " its own. *Clients* send their next request when they have an answer. Requests at random moments do"
-        " not wait for answers, and their time counts from the moment when they are due; their number is a"
-        " share of the most that clients got answered.",
+        " not wait for answers, and their time counts from the moment when they are due; as many come per"
+        " second, in the mean, as is a share of the most that clients got answered just before. Loads take"
+        f" turns in {ROUNDS} rounds.",
         "*Answered* are those with an answer of code 200, *equal to alone* those whose classes, scores and"
         " route are what the handler gives the same request when there is no other.",
         markdown_table(["load", *titles], cells),
     ]
     path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
-
-
-def _load(row: dict[str, Any]) -> str:
-    if "clients" in row:
-        return f"{row['clients']} client{'s' if row['clients'] > 1 else ''}"
-    return f"at random, {row['wanted_per_second']:.0f} per second ({row['share']:.0%})"
 
 
 def main() -> None:
