@@ -9,11 +9,12 @@ that do not wait for answers. Writes `benchmarks/results/load.json` and `docs/re
 import argparse
 import base64
 import json
+import multiprocessing
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,19 +107,27 @@ class Load:
         }
 
 
-def make_loads() -> tuple[list[Load], list[Load]]:
-    """Return loads of clients that wait for answers, and of requests that come at random."""
+def make_loads(pool: ProcessPoolExecutor) -> tuple[list[Load], list[Load]]:
+    """Return loads of clients that wait for answers, and of requests that come at random.
+
+    Args:
+        pool: Another process, where clients are: here they would keep the server waiting for the interpreter.
+    """
     waiting = [
         Load(
             f"{clients} client{'s' if clients > 1 else ''}",
-            lambda url, requests, _, clients=clients: ask_at_once(url, requests, clients, timed),
+            lambda url, requests, _, clients=clients: pool.submit(
+                ask_at_once, url, requests, clients, timed
+            ).result(),
         )
         for clients in CLIENTS
     ]
     coming = [
         Load(
             f"at random, {share:.0%} of the most",
-            lambda url, requests, most, share=share: at_times(url, requests, share * most),
+            lambda url, requests, most, share=share: pool.submit(
+                at_times, url, requests, share * most
+            ).result(),
         )
         for share in SHARES
     ]
@@ -142,8 +151,9 @@ def make_requests(count: int) -> list[dict[str, Any]]:
 def measure(handler: EndpointHandler, requests: list[Any]) -> list[dict[str, Any]]:
     """Ask one request after the other, then under each load, in rounds."""
     expected = [json.loads(json.dumps(handler(request))) for request in requests]
-    waiting, coming = make_loads()
-    with serving(handler) as url:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, serving(handler) as url:
+        pool.submit(time.sleep, 0).result()  # started
+        waiting, coming = make_loads(pool)
         for number in range(ROUNDS):
             part = slice(number, None, ROUNDS)
             most = max(load.run(url, requests[part], expected[part], 0.0) for load in waiting)
@@ -167,8 +177,8 @@ def write_page(result: dict[str, Any], path: Path) -> None:
     text = [
         "# A handler under load",
         f"Written by `python benchmarks/load.py` on {result['date']}, with torch {versions['torch']},"
-        f" transformers {versions['transformers']}; {result['threads']} threads, which clients and server"
-        " share.",
+        f" transformers {versions['transformers']}; {result['threads']} threads for the server; clients are"
+        " in another process on the same machine.",
         f"A DINOv2-S at 70 px on the engine `{result['engine']}`, behind"
         " `quee_hf.deployment.endpoint.EndpointHandler` and an HTTP server on this machine's loopback. Each"
         f" request brings one of {NUM_IMAGES} test images of CIFAR-10, a λ ({lambdas}), and a connection of"
