@@ -62,13 +62,15 @@ def ask(url: str, request: Any, kind: str = "application/json") -> tuple[int, An
         return error.code, json.load(error)
 
 
-def ask_at_once(url: str, requests: Sequence[Any], num_clients: int) -> list[tuple[int, Any]]:
+def ask_at_once(
+    url: str, requests: Sequence[Any], num_clients: int, send: Callable[[str, Any], Any] = ask
+) -> list[Any]:
     """Let clients send requests, each the next as soon as it has an answer; return the answers in order."""
     start = threading.Barrier(num_clients)
 
     def client(number: int) -> list[tuple[int, Any]]:
         start.wait()
-        return [ask(url, request) for request in requests[number::num_clients]]
+        return [send(url, request) for request in requests[number::num_clients]]
 
     with ThreadPoolExecutor(num_clients) as pool:
         parts = list(pool.map(client, range(num_clients)))

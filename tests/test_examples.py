@@ -55,6 +55,11 @@ def test_datasets_map(converted):
     assert printed.startswith("297 images: accuracy ")
 
 
+def test_ray_batch_inference(converted):
+    printed = run("ray_batch_inference.py", folder=converted[0], RAY_USAGE_STATS_ENABLED="0")
+    assert printed.startswith("297 images, 297 answers: 297 as in one process\n")
+
+
 def test_push(converted):
     folder = converted[0]
     assert "## Operating points" in run("06_push.py", folder=folder)
