@@ -96,20 +96,6 @@ def launch(app: gr.Blocks, *, host: str | None = None, port: int | None = None) 
     return str(url)
 
 
-class _Slider(gr.Slider):
-    """A slider whose box takes numbers beyond its ends for the ends, and nothing for the lower one.
-
-    Gradio's own refuses them, and covers all of the page with errors.
-    """
-
-    is_template = True  # in the browser it is Gradio's
-
-    def preprocess(self, payload: float | None) -> float:
-        """Return what the box says."""
-        given = self.minimum if payload is None else payload
-        return float(min(max(given, self.minimum), self.maximum))
-
-
 class _Controls:
     """The controls that say how to route: the way, and one for each, of which one is shown.
 
@@ -125,11 +111,11 @@ class _Controls:
         )
         most = choices.most_lambda
         controls: dict[str, Any] = {
-            LAMBDA: _Slider(
+            LAMBDA: _slider(
                 0, most, choices.default_lambda, step=slider_step(most), label=LAMBDA, info=_HELP[LAMBDA],
                 visible=first == LAMBDA, elem_id="lambda",
             ),
-            BUDGET: _Slider(
+            BUDGET: _slider(
                 low, high, high, step=slider_step(high - low), label="Budget", info=_HELP[BUDGET],
                 visible=False, elem_id="budget",
             ),
@@ -151,6 +137,20 @@ class _Controls:
         if way == BUDGET:
             return Setting(target_cost=budget)
         return Setting(path=self._choices.paths[path])
+
+
+def _slider(low: float, high: float, value: float, **options: Any) -> gr.Slider:
+    """Return a slider whose box takes numbers beyond its ends for the ends, and nothing for the lower one.
+
+    Gradio's own refuses them, and covers all of the page with errors.
+    """
+
+    def read(given: float | None) -> float:
+        return float(min(max(low if given is None else given, low), high))
+
+    slider = gr.Slider(low, high, value, **options)
+    slider.preprocess = read  # type: ignore  # a subclass would write files beside this one
+    return slider
 
 
 def _make_image_tab(app: gr.Blocks, classifier: Classifier, controls: _Controls) -> None:
