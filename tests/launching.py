@@ -19,9 +19,7 @@ LAUNCHERS = {
     ],
 }
 # Both end in the same elastic launcher: one of them is enough where time is short.
-each_launcher = pytest.mark.parametrize(
-    "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
-)
+EACH_LAUNCHER = ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
 _NOT_A_SCRIPT = {"torchrun": "--no-python", "accelerate": "--no_python"}
 _LIMIT_SECONDS = 240
 

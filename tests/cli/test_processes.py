@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from tests.launching import launch
+from tests.launching import EACH_LAUNCHER, launch
 
 evaluate = ["evaluate", "--cost-lambda", "0,0.1,3", "--json", "--batch-size", "7"]
 
@@ -15,7 +15,7 @@ def quee_in_two(arguments, folder, launcher="torchrun"):
     return launch(command, launcher=launcher, is_script=False, folder=folder)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", EACH_LAUNCHER)
 def test_evaluation_is_that_of_one_process(root, built, tmp_path, quee, launcher):
     arguments = [*evaluate, built / "model", "--data", root / "test"]  # 40 images: six batches, the last of 5
     alone = quee(*arguments, "--output", tmp_path / "alone.json")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.launching import launch
+from tests.launching import EACH_LAUNCHER, launch
 from tests.training import in_processes
 from tests.training.in_processes import COUNTS, everything
 
@@ -20,7 +20,7 @@ def alone(tmp_path_factory):
     return everything(tmp_path_factory.mktemp("alone"))
 
 
-@pytest.fixture(scope="module", params=["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=EACH_LAUNCHER)
 def both(request, tmp_path_factory):
     """Return what each of two processes found, and what they printed."""
     folder = tmp_path_factory.mktemp(request.param)
