@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 TOLERANCE = 0.02  # by which the mean may miss the budget
 # Images over which what is owed is paid back, and over which it is averaged how much dearer images are than
-# expected; more if more are on their way.
+# expected; or twice as many as are on their way, for what follows from a lambda must be seen before it moves
+# far. So it stays stable where costs fall with lambda almost three times as steeply as the curve.
 HORIZON = 32
+_TIMES_ON_THEIR_WAY = 2
 _UNSAVED = ("num_pending", "pending_price")
 
 Costs = NDArray[np.float64]
@@ -80,5 +82,5 @@ class Ledger:
         return {name: value for name, value in asdict(self).items() if name not in _UNSAVED}
 
     def _share(self, count: int) -> float:
-        horizon = max(HORIZON, self.num_pending + count)
+        horizon = max(HORIZON, _TIMES_ON_THEIR_WAY * (self.num_pending + count))
         return float(1 - (1 - 1 / horizon) ** count)
