@@ -1,7 +1,7 @@
 """The demo in a headless Chromium: pictures of it, and how long a visitor waits.
 
-Run: `python benchmarks/demo.py [MODEL]`; MODEL is a built model, `runs/dinov2-cifar10/model` if not given. It
-needs a Chromium (QUEE_CHROMIUM, or in PATH), and the test images in QUEE_ASSETS, which are shown and used for
+Run: `python benchmarks/demo.py [MODEL]`; MODEL is a built model, `runs/dinov2-cifar10/model` if not given,
+whose parts are timed first. It needs a Chromium (QUEE_CHROMIUM, or in PATH), and the test images in QUEE_ASSETS, which are shown and used for
 nothing else. Writes `docs/pictures/demo-*.png`, `benchmarks/results/demo.json`, a sentence in `docs/demo.md`.
 """
 
@@ -21,7 +21,7 @@ from assets import ASSETS
 from PIL import Image
 from transformers import pipeline
 
-import quee_hf  # noqa: F401 - registers the model type and the pipeline
+import quee_hf
 from quee_hf.data import load_image_dataset
 from quee_hf.demo.app import launch, make_app
 from quee_hf.demo.classification import Classifier, classify
@@ -122,6 +122,7 @@ def main() -> None:
 
     torch.set_num_threads(THREADS)
     found = pipeline("image-classification", model=str(arguments.model))
+    quee_hf.profile(found.model, threads=THREADS)  # so that the demo has milliseconds to show
     classifier = Classifier(found.model, found.image_processor)
     app = make_app(found.model, found.image_processor, title="quee-dinov2-cifar10")
     url = launch(app)
