@@ -1,8 +1,9 @@
 """The demo in a headless Chromium: pictures of it, and how long a visitor waits.
 
 Run: `python benchmarks/demo.py [MODEL]`; MODEL is a built model, `runs/dinov2-cifar10/model` if not given,
-whose parts are timed first. It needs a Chromium (QUEE_CHROMIUM, or in PATH), and the test images in QUEE_ASSETS, which are shown and used for
-nothing else. Writes `docs/pictures/demo-*.png`, `benchmarks/results/demo.json`, a sentence in `docs/demo.md`.
+whose parts are timed first. It needs a Chromium (QUEE_CHROMIUM, or in PATH), and the test images in
+QUEE_ASSETS, which are shown and used for nothing else. Writes `docs/pictures/demo-*.png`,
+`benchmarks/results/demo.json`, a sentence in `docs/demo.md`.
 """
 
 import argparse
