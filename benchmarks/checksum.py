@@ -50,7 +50,8 @@ def main() -> None:
     low, median, high = (f"{over[name]:.2f}" for name in ("low", "median", "high"))
     text = (
         f"Loading a DINOv2-S at levels 8, 6 and 5 ({size:.0f} MB) takes {median} ({low} to {high})"
-        f" times as long with the checksum compared as without one ({REPEATS} rounds in turn, {THREADS} threads)."
+        f" times as long with the checksum compared as without one ({REPEATS} rounds in turn, {THREADS}"
+        " threads)."
     )
     write_section(ROOT / "docs" / "faults.md", text, command="python benchmarks/checksum.py", name="checksum")
 
