@@ -34,7 +34,8 @@ _IMAGE = np.dtype(
         ("error", np.float32),
         ("cost_lambda", np.float32),
         ("is_finite", np.bool_),  # as pixels
-    ]
+    ],
+    align=True,  # PyTorch takes no columns that are not
 )
 _Images = NDArray[np.void]
 
