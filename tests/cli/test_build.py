@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,18 @@ def test_killed_in_every_stage_ends_with_the_same_bytes(root, built, tmp_path):
         assert not (output / "report.json").exists()
     assert run(arguments, log) == 0, log.read_text()
     assert files(output) == files(built)
+
+
+def test_a_build_elsewhere_gives_the_same_bytes(root, built, tmp_path):
+    """In another process and folder, with another order of hashes and another clock."""
+    arguments = build_arguments(root, Path("deeper", "run"))
+    command = [sys.executable, "-c", "from quee_hf.cli import main; main()", *arguments]
+    settings = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "deeper" / "run") == files(built)
 
 
 def test_killed_while_a_new_recipe_replaces_an_old_one(root, built, copied, tmp_path):

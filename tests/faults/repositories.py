@@ -71,7 +71,7 @@ def write(folder: Path, sentinel: Path) -> None:
 
 
 def attacks(folder: Path, ways: Mapping[str, str] = WAYS) -> Iterator[Attack]:
-    """Put such a repository on a Hub, and yield each way to load it."""
+    """Put such a repository on a Hub, and yield each way to load it; both are gone together."""
     sentinel = folder / "it-ran"
     write(folder / "model", sentinel)
     with loopback_hub() as hub:
@@ -117,5 +117,4 @@ def _load(code: str, folder: Path, settings: dict[str, str], sentinel: Path) -> 
 
 def _error(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
-    sys.stderr.write(done.stderr[-3000:])
     return f"`{lines[-1].split(':')[0].split('.')[-1]}`" if lines else "no error"

@@ -35,7 +35,7 @@ _IMAGE = np.dtype(
         ("cost_lambda", np.float32),
         ("is_finite", np.bool_),  # as pixels
     ],
-    align=True,  # PyTorch takes no rows of other widths
+    align=True,  # PyTorch takes no columns that are not
 )
 _Images = NDArray[np.void]
 # Told of images as they leave, which is before their results come: their lambdas and their last nodes.
