@@ -143,9 +143,8 @@ class DriftMonitor:
         """Classify a data set as the model does, with the same options, and look at how."""
         if isinstance(batches, (Tensor, Mapping)):
             return self.model.classify_stream(batches, **options)  # which refuses them
-        waiting: deque[Tensor] = (
-            deque()
-        )  # of each image that is inside its pixels, or none if it is not tried
+        # Of each image that is inside: its pixels, or none if it is not tried.
+        waiting: deque[Tensor] = deque()
 
         def noted() -> Iterator[Batch]:
             for batch in batches:
