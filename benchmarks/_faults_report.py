@@ -25,6 +25,11 @@ def write_page(result: dict[str, Any], page: Path) -> None:
         " wrong answer that looks like a right one, or code run from a file. What is promised is on [Faults"
         " and determinism](../faults.md).",
     ]
+    text.append(
+        "Builds are killed at moments that are spread evenly over the time of one that is not, in processes"
+        " that have imported their libraries already. Disks that are too small are mounted in memory, where"
+        " that is allowed; else the size of files is limited, and the line says so."
+    )
     for name, title in result["titles"].items():
         if name in sections:
             rows = [

@@ -33,7 +33,7 @@ WAYS = {
     ),
     "`quee predict`": (
         "from PIL import Image\nImage.new('RGB', (20, 20)).save('x.png')\n"
-        "from quee_hf.cli import app\napp(['predict', {repo!r}, 'x.png'])"
+        "from quee_hf.cli.app import app\napp(['predict', {repo!r}, 'x.png'])"
     ),
     "transformers without quee_hf": (
         "from transformers import AutoModelForImageClassification as M\nM.from_pretrained({repo!r})"
