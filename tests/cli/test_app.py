@@ -113,7 +113,10 @@ class TestWrongBuilds:
             ({"levels": "8,9"}, "A level is a bit-width 2 to 8, 'bf16' or 'fp32', got 9."),
             ({"levels": "8,fp8"}, "A level is a bit-width 2 to 8, 'bf16' or 'fp32', got 'fp8'."),
             ({"ptq": "magic"}, "`ptq` must be one of"),
-            ({"max_paths": 2}, "`max_paths` must be at least the number of exits, 3, got 2."),
+            (
+                {"max_paths": 2},
+                "`max_paths` must be at least the number of exits, 3, and at most 10000, got 2.",
+            ),
             ({"gate_fraction": 1}, "`gate_fraction` must be between 0 and 1, got 1.0."),
             ({"gate_fraction": 0.999}, "too few to divide into"),
             ({"max_accuracy_drop": -1}, "`max_accuracy_drop` must be from 0 to 1, got -1.0."),
