@@ -89,6 +89,11 @@ class TestCertify:
         assert found.num_images == 4
         assert [role["role"] for role in model.config.record["roles"]] == ["head training", "certification"]
 
+    def test_certificates_of_less_confidence_do_not_count(self, model):
+        certify(model, outputs_of(model, 400), max_accuracy_drop=0.05, confidence=0.5)
+        with pytest.raises(ValueError, match="certified with 95% confidence are: none"):
+            certified_lambda(model, 0.05)
+
     def test_one_promise_has_one_certificate(self, model):
         for count in (400, 500):
             certify(model, outputs_of(model, count), **FIELDS)
@@ -143,7 +148,9 @@ class TestCertifiedLambda:
 
     def test_a_wider_limit_is_covered_a_narrower_one_is_not(self, certified):
         assert certified_lambda(certified, 0.06) == LAMBDAS[-1]
-        with pytest.raises(ValueError, match=r"No certificate covers .* 0.04; certified are: 0.05"):
+        with pytest.raises(
+            ValueError, match=r"No certificate covers .* 0.04; certified with 95% confidence are: 0.05"
+        ):
             certified_lambda(certified, 0.04)
 
     def test_other_weights_and_engines_are_warned_of(self):

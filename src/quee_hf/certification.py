@@ -25,6 +25,7 @@ from quee_hf.routing.certify import (
 
 PROMISES = ("accuracy", "consistency")
 _BATCH_SIZE = 32
+CONFIDENCE = 0.95  # of the certificates that a pipeline goes by, at least
 # Tested in this order, until one fails: steps of a tenth, so that the last that holds is near the edge.
 LAMBDAS = (0.0, *(round(0.001 * 1.1**step, 6) for step in range(90)))
 
@@ -42,7 +43,7 @@ def certify(
     data: Dataset[Any] | PathOutputs,
     *,
     max_accuracy_drop: float = 0.01,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     promise: str = "accuracy",
     method: str = "betting",
 ) -> Certification:
@@ -190,21 +191,24 @@ def _keep(model: QuEEForImageClassification, found: Sequence[Certification]) -> 
 def certified_lambda(model: QuEEForImageClassification, max_accuracy_drop: float) -> float:
     """Return the cheapest lambda that is certified to lose at most so much accuracy.
 
-    A certificate of consistency serves as well: classes that do not differ cannot lose accuracy. Warns if
-    the certificate was made on another engine, or with other weights.
+    Certificates of less than 95 % confidence do not count. One of consistency serves as well: classes that do
+    not differ cannot lose accuracy. Warns if the certificate was made on another engine, or with other
+    weights.
 
     Raises:
         ValueError: If no certificate covers it.
     """
     config = model.config
     held: list[dict[str, Any]] = [
-        each for each in config.certificates or () if each["cost_model"] == config.cost_model
+        each
+        for each in config.certificates or ()
+        if each["cost_model"] == config.cost_model and each["confidence"] >= CONFIDENCE
     ]
     good = [each for each in held if each["max_accuracy_drop"] <= max_accuracy_drop]
     if not good:
         known = ", ".join(f"{each['max_accuracy_drop']:g}" for each in held) or "none"
         raise ValueError(
-            f"No certificate covers `max_accuracy_drop` {max_accuracy_drop:g}; certified are: {known}. Run"
+            f"No certificate covers `max_accuracy_drop` {max_accuracy_drop:g}; certified with {CONFIDENCE:.0%} confidence are: {known}. Run"
             " `quee certify MODEL --data IMAGES --max-accuracy-drop ...`, or `quee_hf.certify`."
         )
     best = min(good, key=lambda each: (each["engine"] != model.engine, each["cost"]))
