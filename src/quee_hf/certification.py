@@ -208,8 +208,9 @@ def certified_lambda(model: QuEEForImageClassification, max_accuracy_drop: float
     if not good:
         known = ", ".join(f"{each['max_accuracy_drop']:g}" for each in held) or "none"
         raise ValueError(
-            f"No certificate covers `max_accuracy_drop` {max_accuracy_drop:g}; certified with {CONFIDENCE:.0%} confidence are: {known}. Run"
-            " `quee certify MODEL --data IMAGES --max-accuracy-drop ...`, or `quee_hf.certify`."
+            f"No certificate covers `max_accuracy_drop` {max_accuracy_drop:g}; certified with"
+            f" {CONFIDENCE:.0%} confidence are: {known}. Run `quee certify MODEL --data IMAGES"
+            " --max-accuracy-drop ...`, or `quee_hf.certify`."
         )
     best = min(good, key=lambda each: (each["engine"] != model.engine, each["cost"]))
     if best["engine"] != model.engine:
