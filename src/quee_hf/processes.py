@@ -1,5 +1,6 @@
 """Several processes at work together, as `torchrun` and `accelerate launch` start them. Imports no torch."""
 
+import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ def check_alone(what: str) -> None:
 def meet(device: "torch.device") -> Any:
     """Return the `accelerate.PartialState` of this process, after it has met the others.
 
+    On CPUs the process takes leave of them when it ends: PyTorch leaves threads behind that may abort an
+    interpreter on its way out. NCCL would wait for the others, who may have failed.
+
     Args:
         device: Where the work is done. On a CPU, accelerate does not look for other processes unless told.
 
@@ -47,4 +51,13 @@ def meet(device: "torch.device") -> Any:
             " give `use_cpu=True` to `TrainingArguments`, or set the environment variable"
             " ACCELERATE_USE_CPU=true."
         )
+    if device.type == "cpu":
+        atexit.unregister(_leave)  # once is enough
+        atexit.register(_leave)
     return state
+
+
+def _leave() -> None:
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()

@@ -80,3 +80,21 @@ def test_an_error_in_one_process_ends_both(tmp_path):
     assert done.returncode != 0
     assert "OSError: row 7 is damaged" in done.stderr
     assert "all collected" not in done.stdout
+
+
+def test_processes_take_leave_before_they_end(tmp_path):
+    code = """
+        import atexit
+        import torch
+        from quee_hf.processes import meet
+
+        atexit.register(lambda: print("group left:", not torch.distributed.is_initialized()))
+        for _ in range(2):
+            meet(torch.device("cpu"))
+        assert torch.distributed.is_initialized()
+    """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(code))
+    done = launch([script], folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("group left: True") == 2
