@@ -19,7 +19,7 @@ from by_time import make, rows_of
 from transformers import AutoImageProcessor
 
 from quee_hf import QuEEForImageClassification
-from quee_hf.certification import Promise, certify_outputs
+from quee_hf.certification import CONFIDENCE, Promise, certify_outputs
 from quee_hf.data import load_image_dataset
 from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.execution.path_outputs import collect_path_outputs
@@ -27,7 +27,6 @@ from quee_hf.intervals import wilson_interval
 from quee_hf.tables import markdown_table
 
 LIMITS = (0.005, 0.01, 0.02)
-CONFIDENCE = 0.95
 WAYS = (("accuracy", "betting"), ("accuracy", "hoeffding_bentkus"), ("consistency", "betting"))
 ENGINE, THREADS = "openvino", 2
 _BATCH_SIZE = 32
@@ -118,7 +117,8 @@ def main() -> None:
     models = []
     for name in chosen_names(__doc__):
         experiment = EXPERIMENTS[name]()
-        build(name, experiment)
+        if not (RUNS / name / "model").is_dir():
+            build(name, experiment)
         models.append(measure(RUNS / name, experiment))
     write_result("certificates", {"models": models})
     result = json.loads((RESULTS / "certificates.json").read_text())
