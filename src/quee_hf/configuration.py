@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from quee_hf.levels import Level, check_levels
-from quee_hf.measurements import Profile, check_cost_table, check_measurements, is_number, without
+from quee_hf.measurements import Profile, check_cost_table, check_measurements, is_from_0_to, without
 from quee_hf.saved_config import FORMAT_VERSION, OLDEST_FORMAT_VERSION, SavedConfig
 from quee_hf.schemes import QuantizationScheme, check_kept
 
@@ -196,6 +196,10 @@ class QuEEConfig(SavedConfig):
             self.cost_model = "bitops"
             self.forget_measurements()
 
+    def keep_record(self, name: str, value: Any) -> None:
+        """Keep in `record` something of how the model came about, in place of what is there by that name."""
+        self.record = {**(self.record or {}), name: value}
+
     def forget_roles(self, names: Sequence[str]) -> None:
         """Drop which images played some roles: others have, or will."""
         record = dict(self.record or {})
@@ -271,7 +275,7 @@ class QuEEConfig(SavedConfig):
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""
         value = self.cost_lambda
-        if value is not None and not (value == math.inf or (is_number(value) and value >= 0)):
+        if value is not None and not is_from_0_to(value, math.inf):
             raise ValueError(f"`cost_lambda` must be at least 0, got {value}.")
         if self.cost_table is not None:
             check_cost_table(self.cost_table, self.num_exits, len(self.levels))

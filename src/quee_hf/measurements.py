@@ -72,6 +72,12 @@ def is_number(value: object) -> bool:
     return is_real and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # NaN compares false
 
 
+def is_from_0_to(value: object, highest: float) -> bool:
+    """Tell whether a value is a number within these bounds, infinity among them if that is the highest."""
+    is_known = is_number(value) or value == math.inf
+    return is_known and 0 <= value <= highest  # type: ignore[operator]
+
+
 class DriftReference(TypedDict):
     """What routing makes of validation images, as `quee_hf.DriftMonitor` compares others with it."""
 
@@ -166,7 +172,7 @@ def check_points(points: Sequence[Mapping[str, Any]] | None, cost_model: str) ->
                 f"`operating_points` must have 'cost_lambda', 'cost' and 'accuracy', got {point}."
             )
         found = {name: point[name] for name in _HIGHEST if name in point}
-        if wrong := [name for name, value in found.items() if not _is_from_0_to(value, _HIGHEST[name])]:
+        if wrong := [name for name, value in found.items() if not is_from_0_to(value, _HIGHEST[name])]:
             raise ValueError(
                 f"`operating_points` must have {wrong} from 0 to {_HIGHEST[wrong[0]]:g}, got {found}."
             )
@@ -217,11 +223,6 @@ def check_profile(profile: Any, rows: int, columns: int) -> None:
     for name, shape in shapes.items():
         if not _has_shape(profile[name], shape):
             raise ValueError(f"`record['profile']` must have {name!r} of shape {shape}, all positive.")
-
-
-def _is_from_0_to(value: object, highest: float) -> bool:
-    is_known = is_number(value) or value == math.inf
-    return is_known and 0 <= value <= highest  # type: ignore[operator]
 
 
 def without(values: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:

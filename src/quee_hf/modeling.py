@@ -295,6 +295,6 @@ class QuEEForImageClassification(RoutableModel):
         self.config.forget_measurements()
         self.config.operating_points = points
         reference = make_drift_reference(self, validation, self.config.cost_model)
-        self.config.record = {**(self.config.record or {}), "drift_reference": dict(reference)}
+        self.config.keep_record("drift_reference", dict(reference))
         self.config.cost_lambda = cheapest_within(points, 1 - float(full_error) - max_accuracy_drop)
         return points

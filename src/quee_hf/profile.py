@@ -165,5 +165,5 @@ def _keep(model: QuEEForImageClassification, found: Profile, table: list[list[fl
     cost_model = config.cost_model
     config.forget_profile()
     config.cost_model = cost_model
-    config.record = {**(config.record or {}), "profile": dict(found)}
+    config.keep_record("profile", dict(found))
     config.cost_table = table

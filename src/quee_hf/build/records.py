@@ -17,7 +17,7 @@ def record_measurements(config: QuEEConfig, source: str, measured: Mapping[str, 
         measured: Fit for JSON.
     """
     found = {**measured, "data": shown_source(source), "versions": library_versions()}
-    config.record = {**(config.record or {}), "measured": found}
+    config.keep_record("measured", found)
 
 
 def record_test(
@@ -33,6 +33,6 @@ def record_test(
     """
     fields = ("cost_lambda", "cost", "accuracy", "accuracy_interval")
     kept = [{name: point[name] for name in fields} for point in points]
-    record: Mapping[str, Any] = config.record or {}
+    measured = (config.record or {}).get("measured", {})
     test = {"data": shown_source(source), "num_images": num_images, "points": kept}
-    config.record = {**record, "measured": {**record.get("measured", {}), "test": test}}
+    config.keep_record("measured", {**measured, "test": test})

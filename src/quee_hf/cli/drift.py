@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def drift(
     model: options.Model,
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, or directories with image files at any depth.")
-    ],
+    images: options.ImageFiles,
     cost_lambda: Annotated[
         float | None,
         typer.Option(min=0, help="At which the images are routed; the model's default if not given."),

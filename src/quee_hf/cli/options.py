@@ -38,6 +38,9 @@ Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Use this many of the images, evenly spread.", rich_help_panel=SOURCES),
 ]
+ImageFiles = Annotated[
+    list[str], typer.Argument(help="Image files, or directories with image files at any depth.")
+]
 ClassEmbeddings = Annotated[
     Path | None,
     typer.Option(

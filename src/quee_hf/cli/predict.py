@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def predict(
     model: options.Model,
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, or directories with image files at any depth.")
-    ],
+    images: options.ImageFiles,
     cost_lambda: Annotated[
         float | None,
         typer.Option(

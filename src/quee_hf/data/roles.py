@@ -42,9 +42,8 @@ def record_roles(config: QuEEConfig, roles: Sequence[Mapping[str, Any]]) -> None
     """
     new = [{**role, "source": shown_source(role["source"])} for role in roles]
     names = {role["role"] for role in new}
-    record: Mapping[str, Any] = config.record or {}
-    kept = [role for role in record.get("roles", ()) if role["role"] not in names]
-    config.record = {**record, "roles": [*kept, *new]}
+    kept = [role for role in (config.record or {}).get("roles", ()) if role["role"] not in names]
+    config.keep_record("roles", [*kept, *new])
 
 
 def check_unused(

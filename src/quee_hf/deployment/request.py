@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from quee_hf.images import load_rgb, to_rgb
+from quee_hf.measurements import is_from_0_to
 
 _IMAGE = ("inputs", "image")
 _OPTIONS = ("cost_lambda", "target_cost", "top_k", "return_routing")
@@ -80,14 +81,9 @@ def _number(fields: Mapping[str, Any], name: str, highest: float) -> float | Non
     value = fields.get(name)
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        number = float(value) if is_number else math.nan
-    except OverflowError:  # an integer may be more than a float can hold
-        number = math.nan
-    if not 0 <= number <= highest:
+    if not is_from_0_to(value, highest):
         raise ValueError(f"`{name}` must be a number from 0 to {highest:g}, got {_shown(value)}.")
-    return number
+    return float(value)
 
 
 def _image(value: Any, name: str) -> Image.Image:

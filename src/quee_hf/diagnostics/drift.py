@@ -63,7 +63,7 @@ def record_drift_reference(
     if not isinstance(images, PathOutputs):
         images = collect_path_outputs(model.network, images, batch_size=batch_size, device=model.device)
     found = make_drift_reference(model, images, model.config.cost_model)
-    model.config.record = {**(model.config.record or {}), "drift_reference": dict(found)}
+    model.config.keep_record("drift_reference", dict(found))
     return found
 
 
