@@ -19,7 +19,8 @@ from by_time import make, rows_of
 from transformers import AutoImageProcessor
 
 from quee_hf import QuEEForImageClassification
-from quee_hf.certification import CONFIDENCE, Promise, certify_outputs
+from quee_hf.certificates import CONFIDENCE
+from quee_hf.certification import Promise, certify_outputs
 from quee_hf.data import load_image_dataset
 from quee_hf.data.roles import OPERATING_POINTS
 from quee_hf.execution.path_outputs import collect_path_outputs

@@ -5,6 +5,14 @@ from quee_hf.measurements import Profile
 BATCH_SIZES = [1, 4]
 
 CERTIFICATE = {
+    "full_accuracy": 0.9,
+    "num_images": 2000,
+    "data": "ab" * 32,
+    "image_processor": None,
+    "model": "cd" * 32,
+    "engine": "openvino",
+    "cost_model": "latency",
+    "date": "2026-11-22",
     "promise": "accuracy",
     "max_accuracy_drop": 0.01,
     "confidence": 0.95,
@@ -12,12 +20,6 @@ CERTIFICATE = {
     "cost_lambda": 0.2,
     "cost": 0.5,
     "observed": 0.001,
-    "num_images": 2000,
-    "data": "ab12",
-    "cost_model": "latency",
-    "engine": "openvino",
-    "weights": "cd34",
-    "date": "2026-11-22",
 }
 
 

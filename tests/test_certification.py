@@ -1,5 +1,7 @@
 """Tests of `quee_hf.certify`: what is found, what is kept, and what a pipeline does with it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -7,10 +9,11 @@ from tests.tiny import NUM_LABELS, generator, routable
 from transformers import ViTImageProcessorPil
 
 from quee_hf import BadDatasetError, NotReadyError, QuEEForImageClassification, certify
-from quee_hf.certification import LAMBDAS, certified_lambda, fingerprint_of_weights
+from quee_hf.certificates import certified_lambda, fingerprint_of_model, keep_certificates
+from quee_hf.certification import LAMBDAS
 from quee_hf.data import LabelledImages
 from quee_hf.data.roles import describe_roles
-from quee_hf.execution.path_outputs import PathOutputs
+from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 32, "width": 32})
 FIELDS = {"max_accuracy_drop": 0.05, "confidence": 0.95}
@@ -23,7 +26,7 @@ def trained():
 
 @pytest.fixture
 def model(trained):
-    trained.config.certificates = None
+    trained.config.certificates = trained.config.record = None
     return trained
 
 
@@ -36,6 +39,22 @@ def outputs_of(model, count, right=1.0, seed=0):
     chosen = torch.where(is_right, labels[:, None], (labels[:, None] + 1) % NUM_LABELS)
     logits = torch.nn.functional.one_hot(chosen, NUM_LABELS).float() * 5
     return PathOutputs(logits, torch.rand(shape, generator=random), labels)
+
+
+def items(count):
+    return [
+        {"pixel_values": torch.randn(3, 32, 32, generator=generator(i)), "labels": i % NUM_LABELS}
+        for i in range(count)
+    ]
+
+
+def shades(model, count):
+    """Return images of one colour each, which the whole network gets right."""
+    colours = [(17 * number % 256, 5 * number % 256, number // 256) for number in range(count)]
+    images = LabelledImages.from_images([Image.new("RGB", (4, 4), each) for each in colours], [0] * count)
+    outputs = collect_path_outputs(model.network, images.with_processor(PROCESSOR))
+    full = model.paths.index((0,) * model.config.num_exits)
+    return replace(images, labels=outputs.logits[:, full].argmax(dim=-1).numpy())
 
 
 class TestCertify:
@@ -63,31 +82,60 @@ class TestCertify:
         again = certify(model, outputs_of(model, found.images_needed), **FIELDS)
         assert again.certificate is not None
 
-    def test_consistency_needs_no_labels(self, model):
-        outputs = outputs_of(model, 400)
-        outputs = PathOutputs(outputs.logits, outputs.variance, torch.full_like(outputs.labels, -1))
-        found = certify(model, outputs, promise="consistency", **FIELDS)
-        assert found.certificate["promise"] == "consistency"
-
     def test_images_are_run_if_they_are_no_outputs(self, model):
-        items = [
-            {"pixel_values": torch.randn(3, 32, 32, generator=generator(i)), "labels": i % NUM_LABELS}
-            for i in range(6)
-        ]
-        found = certify(model, items, **FIELDS)
+        found = certify(model, items(6), promise="consistency", **FIELDS)
         assert found.num_images == 6
         assert found.certificate is None
 
-    def test_images_that_made_the_model_are_refused_and_these_are_remembered(self, model):
-        shades = [Image.new("RGB", (32, 32), (30 * shade,) * 3) for shade in range(8)]
-        images = LabelledImages.from_images(shades, [0] * 8)
-        used, unused = images.select(range(4)), images.select(range(4, 8))
+    def test_consistency_needs_no_labels(self, model):
+        outputs = outputs_of(model, 400)
+        outputs = PathOutputs(outputs.logits, outputs.variance, torch.full_like(outputs.labels, -1))
+        certificate = certify(model, outputs, promise="consistency", **FIELDS).certificate
+        assert (certificate["promise"], certificate["full_accuracy"]) == ("consistency", None)
+        unlabelled = [{"pixel_values": each["pixel_values"]} for each in items(6)]
+        assert certify(model, unlabelled, promise="consistency", **FIELDS).num_images == 6
+        with pytest.raises(ValueError, match=r"must have 'labels', these have \['pixel_values'\]"):
+            certify(model, unlabelled, **FIELDS)
+
+    @pytest.mark.parametrize("wrong", [-1, NUM_LABELS, 99])
+    def test_labels_that_are_no_classes_are_refused(self, model, wrong):
+        outputs = outputs_of(model, 400)
+        outputs.labels[7] = wrong
+        with pytest.raises(BadDatasetError, match=f"1 of 400 labels are not one of 0 to .* such as {wrong}"):
+            certify(model, outputs, **FIELDS)
+
+    def test_labels_of_other_classes_are_warned_of(self, model):
+        outputs = outputs_of(model, 400)
+        shifted = PathOutputs(outputs.logits, outputs.variance, (outputs.labels + 1) % NUM_LABELS)
+        with pytest.warns(UserWarning, match="right on 0.00% of the images, no more than by chance"):
+            certificate = certify(model, shifted, **FIELDS).certificate
+        assert certificate["full_accuracy"] == 0
+
+    def test_outputs_that_are_no_numbers_are_refused(self, model):
+        outputs = outputs_of(model, 400)
+        outputs.logits[3, 0, 0] = torch.nan
+        for promise in ("accuracy", "consistency"):
+            with pytest.raises(ValueError, match="NaN or infinity of 1 of 400 images"):
+                certify(model, outputs, promise=promise, **FIELDS)
+
+    def test_images_that_made_the_model_are_refused_and_those_that_certified_are_remembered(self, model):
+        images = shades(model, 400)
+        used, unused = images.select(range(4)), images.select(range(4, 400))
         model.config.record = {"roles": describe_roles("used", {"head training": used})}
         with pytest.raises(BadDatasetError, match=r"made with \(head training\)"):
             certify(model, images.with_processor(PROCESSOR), **FIELDS)
-        found = certify(model, unused.with_processor(PROCESSOR), **FIELDS)
-        assert found.num_images == 4
+        few = certify(model, unused.select(range(4)).with_processor(PROCESSOR), **FIELDS)
+        assert (few.num_images, few.certificate) == (4, None)
+        assert [role["role"] for role in model.config.record["roles"]] == ["head training"]
+        found = certify(model, unused.with_processor(PROCESSOR), max_accuracy_drop=0.99)
+        assert found.num_images == 396
         assert [role["role"] for role in model.config.record["roles"]] == ["head training", "certification"]
+
+    def test_an_image_counts_once(self, model):
+        images = shades(model, 4)
+        repeated = images.select([*range(4), *range(4), 2]).with_processor(PROCESSOR)
+        found = certify(model, repeated, promise="consistency", **FIELDS)
+        assert (found.num_images, found.certificate) == (4, None)
 
     def test_certificates_of_less_confidence_do_not_count(self, model):
         certify(model, outputs_of(model, 400), max_accuracy_drop=0.05, confidence=0.5)
@@ -153,24 +201,66 @@ class TestCertifiedLambda:
         ):
             certified_lambda(certified, 0.04)
 
-    def test_other_weights_and_engines_are_warned_of(self):
+    def test_what_changed_is_warned_of(self):
         model = routable()
         certify(model, outputs_of(model, 400), **FIELDS)
-        model.config.certificates[0]["engine"] = "openvino"
+        (certificate,) = model.config.certificates
+        certificate["engine"] = "openvino"
         with pytest.warns(UserWarning, match="made with the engine 'openvino'"):
             certified_lambda(model, 0.05)
-        model.config.certificates[0]["engine"] = "torch"
+        certificate["engine"] = "torch"
         with torch.no_grad():
             next(model.heads.parameters()).add_(1.0)
-        with pytest.warns(UserWarning, match="weights are not those"):
+        with pytest.warns(UserWarning, match="other weights or settings"):
             certified_lambda(model, 0.05)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda config: setattr(config.backbone, "layer_norm_eps", 0.1),
+            lambda config: setattr(config.backbone, "hidden_act", "relu"),
+            lambda config: setattr(config, "max_paths", 3),
+            lambda config: setattr(config, "monotone_levels", not config.monotone_levels),
+        ],
+    )
+    def test_changed_settings_are_warned_of(self, change):
+        model = routable()
+        certify(model, outputs_of(model, 400), **FIELDS)
+        change(model.config)
+        with pytest.warns(UserWarning, match="other weights or settings"):
+            certified_lambda(model, 0.05)
+
+    def test_another_way_to_prepare_images_is_warned_of(self):
+        model = routable()
+        certify(model, shades(model, 400).with_processor(PROCESSOR), max_accuracy_drop=0.99)
+        certified_lambda(model, 0.99)  # not known
+        certified_lambda(model, 0.99, ViTImageProcessorPil(size={"height": 32, "width": 32}))
+        with pytest.warns(UserWarning, match="images that were prepared in another way"):
+            certified_lambda(
+                model, 0.99, ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False)
+            )
+
+    def test_what_is_promised_decides_not_what_it_costs(self, model):
+        certify(model, outputs_of(model, 400), max_accuracy_drop=0.05)
+        (first,) = model.config.certificates
+        others = [
+            {**first, "cost_lambda": 0.1, "method": "hoeffding_bentkus", "cost": 0.01},
+            {**first, "cost_lambda": 0.2, "promise": "consistency", "cost": 0.01},
+            {**first, "cost_lambda": 0.3, "max_accuracy_drop": 0.04, "cost": 0.01},
+            {**first, "cost_lambda": 0.4, "engine": "openvino", "cost": 0.01},
+        ]
+        keep_certificates(model.config, others)
+        assert len(model.config.certificates) == 5
+        assert certified_lambda(model, 0.05) == first["cost_lambda"]
+        model.config.certificates.remove(first)
+        assert certified_lambda(model, 0.05) == 0.1
+
     def test_weights_are_told_by_every_number(self, model):
-        before = fingerprint_of_weights(model)
-        assert before == fingerprint_of_weights(model)
+        before = fingerprint_of_model(model)
+        assert before == fingerprint_of_model(model)
         parameter = model.trunk.norm.weight
         with torch.no_grad():
             parameter[0].add_(1e-3)
-            after = fingerprint_of_weights(model)
+            after = fingerprint_of_model(model)
             parameter[0].sub_(1e-3)
         assert after != before

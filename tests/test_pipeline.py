@@ -25,7 +25,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 from quee_hf import BudgetController, DriftMonitor, QuEEForImageClassification, record_drift_reference
-from quee_hf.certification import fingerprint_of_weights
+from quee_hf.certificates import fingerprint_of_model
 from quee_hf.errors import BadImageError, NotReadyError
 from quee_hf.pipeline import QuEEImageClassificationPipeline
 from quee_hf.registration import ImageClassificationDispatch, register_pipeline
@@ -41,8 +41,8 @@ OPERATING_POINTS = [
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def processor() -> ViTImageProcessorPil:
-    return ViTImageProcessorPil(size={"height": 32, "width": 32})
+def processor(**options) -> ViTImageProcessorPil:
+    return ViTImageProcessorPil(size={"height": 32, "width": 32}, **options)
 
 
 @pytest.fixture(scope="module")
@@ -576,7 +576,7 @@ class TestRoutingArguments:
             **CERTIFICATE,
             **told,
             "cost_lambda": COST_LAMBDA,
-            "weights": fingerprint_of_weights(model),
+            "model": fingerprint_of_model(model),
         }
         model.config.certificates = [certificate]
         classify = pipeline(TASK, model=model, image_processor=processor(), return_routing=True, device="cpu")
@@ -585,6 +585,29 @@ class TestRoutingArguments:
             classify("not read", max_accuracy_drop=0.005)
         with pytest.raises(ValueError, match="at most one of"):
             classify("not read", max_accuracy_drop=0.02, cost_lambda=0.1)
+
+    def test_a_certified_default_is_looked_up_again_where_something_changed(self, saved, pictures):
+        model = QuEEForImageClassification.from_pretrained(saved)
+        told = {
+            "cost_model": model.config.cost_model,
+            "engine": "torch",
+            "model": fingerprint_of_model(model),
+        }
+        model.config.certificates = [{**CERTIFICATE, **told}]
+        classify = pipeline(
+            TASK, model=model, image_processor=processor(), max_accuracy_drop=0.02, device="cpu"
+        )
+        classify(pictures[0])
+        with pytest.warns(UserWarning, match="made with the engine 'torch'"):
+            classify(pictures[0], engine="onnxruntime")
+        classify(pictures[0])  # said once
+        classify.image_processor = processor(do_rescale=False)
+        with pytest.warns(UserWarning, match="made with the engine 'torch'"):
+            classify(pictures[0])
+        model.set_cost_model("flops")
+        with pytest.raises(ValueError, match="No certificate covers"):
+            classify(pictures[0])
+        classify(pictures[0], cost_lambda=0.1)
 
     def test_target_latency_takes_an_operating_point(self, saved, pictures, expected):
         timed = [{**point, "latency_ms": 10 * point["cost"]} for point in OPERATING_POINTS]

@@ -2,19 +2,25 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
+from quee_hf.certificates import (
+    CONFIDENCE,
+    fingerprint_of_model,
+    fingerprint_of_processor,
+    keep_certificates,
+)
+from quee_hf.errors import BadDatasetError
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs, replay
-from quee_hf.measurements import Certificate
+from quee_hf.measurements import METHODS, PROMISES, Certificate, Circumstances
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.routing.certify import (
-    METHODS,
+    P_VALUES,
     Losses,
     disagreements,
     images_needed,
@@ -23,9 +29,7 @@ from quee_hf.routing.certify import (
     signed_gaps,
 )
 
-PROMISES = ("accuracy", "consistency")
 _BATCH_SIZE = 32
-CONFIDENCE = 0.95  # of the certificates that a pipeline goes by, at least
 # Tested in this order, until one fails: steps of a tenth, so that the last that holds is near the edge.
 LAMBDAS = (0.0, *(round(0.001 * 1.1**step, 6) for step in range(90)))
 
@@ -51,15 +55,16 @@ def certify(
 
     The promise "accuracy" is that routed images are right at most `max_accuracy_drop` less often than the
     whole network at its most exact level is; "consistency", which needs no labels, that routed classes differ
-    from its classes at most that often. It holds for images drawn like these, with a probability of at least
-    `confidence` over which images were drawn. Each certificate is as sure as it says by itself; that several
-    all hold is less sure.
+    from its classes at most that often. It holds for images drawn like these, independently of each other,
+    and prepared like these, with a probability of at least `confidence` over which images were drawn. Each
+    certificate is as sure as it says by itself; that several all hold is less sure.
 
     Args:
         model: With trained gates; on the engine that it is to run on.
         data: Images that played no role in making the model, or their collected outputs. Those that measured
             operating points will do: which lambdas are tested does not depend on them. Images of
-            `quee_hf.data` are looked for among those that the model's config knows by their hashes.
+            `quee_hf.data` are looked for among those that the model's config knows by their hashes, and count
+            once however often they are there. For "consistency" items need no labels.
         max_accuracy_drop: In (0, 1) for "consistency" and "hoeffding_bentkus"; in (-1, 1) for the others: a
             negative one promises a gain.
         confidence: In (0, 1).
@@ -67,9 +72,9 @@ def certify(
         method: "betting", which counts images that an early exit rescues, or "hoeffding_bentkus".
 
     Raises:
-        ValueError: If an argument has no meaning, before anything runs.
+        ValueError: If an argument has no meaning, before anything runs; or if the network says NaN.
         NotReadyError: If the gates are not trained.
-        BadDatasetError: If some of the images were used to make the model.
+        BadDatasetError: If some of the images were used to make the model, or a label is none of its classes.
 
     Source:
         Angelopoulos et al. 2021 (Learn then Test), for QuEE's lambda; `quee_hf.routing.certify` has the
@@ -80,7 +85,7 @@ def certify(
     if isinstance(data, PathOutputs):
         model.check_gates_are_trained()
         (found,) = certify_outputs(model, data, kept, [max_accuracy_drop], fingerprint_of(data))
-        _keep(model, [found])
+        keep_certificates(model.config, _certificates([found]))
     else:
         (found,) = certify_images(model, data, kept, [max_accuracy_drop])
     return found
@@ -117,15 +122,24 @@ def certify_images(
     from quee_hf.data.roles import CERTIFICATION, OPERATING_POINTS, check_unused, describe_roles, record_roles
 
     model.check_gates_are_trained()
-    images = data.images if isinstance(data, ProcessedImages) else None
-    if images is not None:
+    images = image_processor = None
+    if isinstance(data, ProcessedImages):
+        images, image_processor = data.images.distinct(), data.image_processor
         check_unused(model.config, images, source, but=(CERTIFICATION, OPERATING_POINTS))
-    outputs = collect_path_outputs(model.network, data, batch_size=batch_size, device=model.device)
+        data = images.with_processor(image_processor)
+    outputs = collect_path_outputs(
+        model.network,
+        data,
+        batch_size=batch_size,
+        device=model.device,
+        labelled=promise.kind == "accuracy",
+    )
     fingerprint = fingerprint_of(outputs) if images is None else images.fingerprint
-    found = certify_outputs(model, outputs, promise, limits, fingerprint)
-    _keep(model, found)
-    if images is not None:
-        record_roles(model.config, describe_roles(source, {CERTIFICATION: images}))
+    found = certify_outputs(model, outputs, promise, limits, fingerprint, image_processor)
+    if kept := _certificates(found):
+        keep_certificates(model.config, kept)
+        if images is not None:
+            record_roles(model.config, describe_roles(source, {CERTIFICATION: images}))
     return found
 
 
@@ -135,6 +149,7 @@ def certify_outputs(
     promise: Promise,
     limits: Sequence[float],
     fingerprint: str,
+    image_processor: Any = None,
 ) -> list[Certification]:
     """Do what `certify` does, for several limits, of outputs that are there, and keep nothing.
 
@@ -144,10 +159,12 @@ def certify_outputs(
         promise: What is to be certified.
         limits: What may be lost, each.
         fingerprint: Of the images.
+        image_processor: That prepared them, if that is known.
     """
-    weights = fingerprint_of_weights(model)
+    _check_outputs(outputs, promise.kind)
     losses, costs = _losses(model, outputs, promise.kind)
-    level, p_value = 1 - promise.confidence, METHODS[promise.method]
+    known = _circumstances(model, outputs, promise.kind, fingerprint, image_processor)
+    level, p_value = 1 - promise.confidence, P_VALUES[promise.method]
     found = []
     for limit in limits:
         row = last_certified(losses, limit, level, p_value)
@@ -156,6 +173,7 @@ def certify_outputs(
             found.append(Certification(None, len(outputs), needed))
             continue
         certificate: Certificate = {
+            **known,
             "promise": promise.kind,
             "max_accuracy_drop": limit,
             "confidence": promise.confidence,
@@ -163,76 +181,62 @@ def certify_outputs(
             "cost_lambda": LAMBDAS[row],
             "cost": round(costs[row], 6),
             "observed": round(float(losses[row].mean()), 6),
-            "num_images": len(outputs),
-            "data": fingerprint,
-            "cost_model": model.config.cost_model,
-            "engine": model.engine,
-            "weights": weights,
-            "date": datetime.now(UTC).date().isoformat(),
         }
         found.append(Certification(certificate, len(outputs), None))
     return found
 
 
-def _keep(model: QuEEForImageClassification, found: Sequence[Certification]) -> None:
-    """Keep certificates in the model's config, each in place of one of the same promise."""
+def _circumstances(
+    model: QuEEForImageClassification,
+    outputs: PathOutputs,
+    promise: str,
+    fingerprint: str,
+    image_processor: Any,
+) -> Circumstances:
+    return {
+        "full_accuracy": _full_accuracy(model, outputs) if promise == "accuracy" else None,
+        "num_images": len(outputs),
+        "data": fingerprint,
+        "image_processor": None if image_processor is None else fingerprint_of_processor(image_processor),
+        "model": fingerprint_of_model(model),
+        "engine": model.engine,
+        "cost_model": model.config.cost_model,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
-    def promise_of(certificate: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = ("promise", "max_accuracy_drop", "confidence", "engine", "cost_model")
-        return tuple(certificate[name] for name in names)
 
-    held = {promise_of(each): each for each in model.config.certificates or ()}
-    new = [dict(each.certificate) for each in found if each.certificate is not None]
-    if new:
-        held |= {promise_of(each): each for each in new}
-        model.config.certificates = sorted(held.values(), key=promise_of)
+def _certificates(found: Sequence[Certification]) -> list[Certificate]:
+    return [each.certificate for each in found if each.certificate is not None]
 
 
-def certified_lambda(model: QuEEForImageClassification, max_accuracy_drop: float) -> float:
-    """Return the cheapest lambda that is certified to lose at most so much accuracy.
-
-    Certificates of less than 95 % confidence do not count. One of consistency serves as well: classes that do
-    not differ cannot lose accuracy. Warns if the certificate was made on another engine, or with other
-    weights.
-
-    Raises:
-        ValueError: If no certificate covers it.
-    """
-    config = model.config
-    held: list[dict[str, Any]] = [
-        each
-        for each in config.certificates or ()
-        if each["cost_model"] == config.cost_model and each["confidence"] >= CONFIDENCE
-    ]
-    good = [each for each in held if each["max_accuracy_drop"] <= max_accuracy_drop]
-    if not good:
-        known = ", ".join(f"{each['max_accuracy_drop']:g}" for each in held) or "none"
-        raise ValueError(
-            f"No certificate covers `max_accuracy_drop` {max_accuracy_drop:g}; certified with"
-            f" {CONFIDENCE:.0%} confidence are: {known}. Run `quee certify MODEL --data IMAGES"
-            " --max-accuracy-drop ...`, or `quee_hf.certify`."
+def _check_outputs(outputs: PathOutputs, promise: str) -> None:
+    """Raise an error if nothing can be learned from outputs."""
+    if not outputs.logits.isfinite().all():
+        number = int((~outputs.logits.isfinite()).flatten(1).any(dim=1).sum())
+        raise ValueError(f"The network says NaN or infinity of {number} of {len(outputs)} images.")
+    labels, num_classes = outputs.labels, outputs.logits.shape[-1]
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if promise == "accuracy" and len(wrong):
+        raise BadDatasetError(
+            f"{len(wrong)} of {len(labels)} labels are not one of 0 to {num_classes - 1}, such as"
+            f' {int(wrong[0])}. The promise "consistency" needs no labels.'
         )
-    best = min(good, key=lambda each: (each["engine"] != model.engine, each["cost"]))
-    if best["engine"] != model.engine:
+
+
+def _full_accuracy(model: QuEEForImageClassification, outputs: PathOutputs) -> float:
+    """Return how often the whole network is right, and warn if labels seem to mean other classes."""
+    accuracy = 1 - float(outputs.is_wrong[:, _full_path(model)].double().mean())
+    if accuracy <= 1 / outputs.logits.shape[-1]:
         warnings.warn(
-            f"The certificate was made with the engine {best['engine']!r}; this is {model.engine!r}, whose"
-            " rounding differs: certify anew to be sure.",
+            f"The whole network is right on {accuracy:.2%} of the images, no more than by chance: a"
+            " certificate of accuracy says little. Do the labels mean the model's classes?",
             stacklevel=2,
         )
-    # Weights that an engine has taken over cannot have changed since, and are not there to be looked at.
-    if model.trunk.weights_at is None and best["weights"] != fingerprint_of_weights(model):
-        warnings.warn("The model's weights are not those that were certified: certify anew.", stacklevel=2)
-    return float(best["cost_lambda"])
+    return round(accuracy, 6)
 
 
-def fingerprint_of_weights(model: QuEEForImageClassification) -> str:
-    """Return the SHA-256 of a model's tensors, their names and shapes."""
-    content = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        content.update(memoryview(flat.numpy()))
-    return content.hexdigest()
+def _full_path(model: QuEEForImageClassification) -> int:
+    return model.paths.index((0,) * model.config.num_exits)
 
 
 def fingerprint_of(outputs: PathOutputs) -> str:
@@ -262,8 +266,7 @@ def _losses(
     model: QuEEForImageClassification, outputs: PathOutputs, promise: str
 ) -> tuple[Losses, list[float]]:
     """Return losses, `(lambdas, images)`, in random order, and the mean cost at each lambda."""
-    full = model.paths.index((0,) * model.config.num_exits)
-    classes_in_full = outputs.logits[:, full].argmax(dim=-1).numpy()
+    classes_in_full = outputs.logits[:, _full_path(model)].argmax(dim=-1).numpy()
     classes, costs = [], []
     for value in LAMBDAS:
         routes = replay(model, outputs, value)

@@ -14,6 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quee_hf.errors import BadImageError
 
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 # What Pillow's decoders and its EXIF reader raise on damaged files; found by damaging files of 11 formats.
 _DECODE_ERRORS = (
     OSError,
@@ -32,6 +35,13 @@ _DECODE_ERRORS = (
 _DETOURS = {"La": "LA", "RGBa": "RGBA"}
 _WHITE_LEVELS = (255.0, 65535.0)
 _MAX_SHOWN_CHARACTERS = 80  # of a source in a message: a base64 image has thousands
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder, at any depth, sorted; by their suffixes."""
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

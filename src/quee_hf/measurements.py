@@ -1,10 +1,13 @@
 """What was measured of a model, as its config keeps it: costs, operating points, a profile. No torch."""
 
 import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict
 
+PROMISES = ("accuracy", "consistency")  # that a certificate may make
+METHODS = ("betting", "hoeffding_bentkus")  # by which
 # What a config may keep of how its model came about.
 RECORDS = ("base_model", "license", "roles", "measured", "profile", "drift_reference")
 _HIGHEST = {
@@ -43,7 +46,20 @@ class Profile(TypedDict):
     decisions: list[list[Spread]]  # after each exit but the last
 
 
-class Certificate(TypedDict):
+class Circumstances(TypedDict):
+    """Of what, and of which images, something is certified."""
+
+    full_accuracy: float | None  # of the whole network, on the images; `None` where labels were not looked at
+    num_images: int
+    data: str  # SHA-256 that tells the images
+    image_processor: str | None  # SHA-256 of how it prepared the images, if that is known
+    model: str  # SHA-256 of its weights and of what else decides where images leave
+    engine: str
+    cost_model: str
+    date: str
+
+
+class Certificate(Circumstances):
     """That a lambda keeps a promise, as `quee_hf.certify` finds it."""
 
     promise: str  # "accuracy" or "consistency", against the whole network at its most exact level
@@ -53,12 +69,6 @@ class Certificate(TypedDict):
     cost_lambda: float
     cost: float  # mean over the images
     observed: float  # drop, on the images
-    num_images: int
-    data: str  # SHA-256 that tells the images
-    cost_model: str
-    engine: str
-    weights: str  # SHA-256
-    date: str
 
 
 def is_number(value: object) -> bool:
@@ -76,6 +86,35 @@ def is_from_0_to(value: object, highest: float) -> bool:
     """Tell whether a value is a number within these bounds, infinity among them if that is the highest."""
     is_known = is_number(value) or value == math.inf
     return is_known and 0 <= value <= highest  # type: ignore[operator]
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_part(value: object) -> bool:
+    """Tell whether a value is a gain or a loss of some of a whole."""
+    return is_number(value) and is_from_0_to(abs(value), 1.0)  # type: ignore[arg-type]
+
+
+# What each field of a certificate may be.
+_OF_CERTIFICATES: dict[str, Callable[[Any], bool]] = {
+    "promise": PROMISES.__contains__,
+    "max_accuracy_drop": _is_part,
+    "confidence": lambda value: is_from_0_to(value, 1.0) and value not in (0, 1),
+    "method": METHODS.__contains__,
+    "cost_lambda": lambda value: is_from_0_to(value, sys.float_info.max),
+    "cost": lambda value: is_from_0_to(value, sys.float_info.max),
+    "observed": _is_part,
+    "full_accuracy": lambda value: value is None or is_from_0_to(value, 1.0),
+    "num_images": lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+    "data": _is_digest,
+    "image_processor": lambda value: value is None or _is_digest(value),
+    "model": _is_digest,
+    "engine": lambda value: isinstance(value, str),
+    "cost_model": lambda value: isinstance(value, str),
+    "date": lambda value: isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) is not None,
+}
 
 
 class DriftReference(TypedDict):
@@ -119,11 +158,9 @@ def check_certificates(certificates: Sequence[Mapping[str, Any]] | None) -> None
     for each in certificates or ():
         if not isinstance(each, Mapping) or set(each) != set(fields):
             raise ValueError(f"`certificates` must have the fields {list(fields)}, got {each}.")
-        texts = {name for name, kind in Certificate.__annotations__.items() if kind is str}
-        if wrong := [each[name] for name in fields if name not in texts and not is_number(each[name])]:
-            raise ValueError(f"`certificates` must hold finite numbers, got {wrong}.")
-        if wrong := [each[name] for name in texts if not isinstance(each[name], str)]:
-            raise ValueError(f"`certificates` must name what they are about in words, got {wrong}.")
+        for name, value in each.items():
+            if not _OF_CERTIFICATES[name](value):
+                raise ValueError(f"`certificates` hold a {name!r} that makes no sense: {value!r}.")
 
 
 def path_milliseconds(profile: Profile, path: Sequence[int], batch_size: int) -> float:

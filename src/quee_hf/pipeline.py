@@ -1,9 +1,8 @@
 """The image classification pipeline for QuEE models."""
 
 import math
-import numbers
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -12,22 +11,12 @@ from transformers import AutoImageProcessor, ImageClassificationPipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import ModelOutput
 
-from quee_hf.certification import certified_lambda
 from quee_hf.checksums import check_processor
 from quee_hf.errors import BadImageError
-from quee_hf.execution.budget import BudgetController
 from quee_hf.execution.finite import are_finite
-from quee_hf.execution.operating_points import lambda_within
 from quee_hf.images import fetch_rgb
 from quee_hf.levels import Level
-
-# Arguments that say how to route, and the highest number that each may be; and "path", which is none.
-_HIGHEST = {
-    "cost_lambda": math.inf,
-    "target_cost": 1.0,
-    "target_latency_ms": math.inf,
-    "max_accuracy_drop": 1.0,
-}
+from quee_hf.routing_arguments import ROUTING_ARGUMENTS, resolve_route
 
 
 class Routing(TypedDict):
@@ -71,8 +60,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             operating points that cost no more.
         target_latency_ms: Highest mean time of an image, in milliseconds: the same by times that
             `quee_hf.profile` measured.
-        max_accuracy_drop: Accuracy, in [0, 1], that may be lost against the whole network: takes the cheapest
-            lambda that is certified for it (`quee_hf.certify`).
+        max_accuracy_drop: Accuracy, in [0, 1], that may be lost against the whole network: takes the lambda
+            that is certified for it (`quee_hf.certify`).
         path: Levels, one per segment, that all images are to run; they leave at the exit after the last.
         engine: What runs the network from here on, as `model.set_engine` takes it; the model's own if not
             given.
@@ -98,10 +87,12 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._max_accuracy_drop, self._certified_for = kwargs.get("max_accuracy_drop"), None
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         if (folder := getattr(self.model, "source_folder", None)) is not None:
             check_processor(folder)
         self.image_processor = _on_pil_backend(self.image_processor)
+        self._certified_for = self._circumstances()
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
         """Accept the model: the list of stock models, which transformers compares with, cannot hold it."""
@@ -110,7 +101,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         self, *, engine: str | None = None, return_routing: bool | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Check the arguments of a call, or the defaults, and say which step each is for."""
-        route = {name: kwargs.pop(name, None) for name in (*_HIGHEST, "path")}
+        route = {name: kwargs.pop(name, None) for name in ROUTING_ARGUMENTS}
         watched = {} if (monitor := kwargs.pop("monitor", None)) is None else {"monitor": monitor}
         if watched and monitor.model is not self.model:
             raise ValueError("The monitor is of another model than the pipeline's.")
@@ -127,35 +118,22 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
                 model.set_engine(before)
             raise
 
-    def _route(self, route: dict[str, Any]) -> dict[str, Any]:
-        """Return the model's routing arguments, both if any is given: a call's then replace the defaults."""
-        given = {name: value for name, value in route.items() if value is not None}
-        if len(given) > 1:
-            names = ", ".join(f"`{name}`" for name in given)
-            raise ValueError(f"Give at most one of {names}: each alone says how to route.")
-        for name, value in given.items():
-            if name == "path":
-                return {"cost_lambda": None, "path": self._checked_path(value)}
-            if isinstance(value, BudgetController) and name == "cost_lambda":
-                value.check_cost_model(self.model.config.cost_model)
-                return {"cost_lambda": value, "path": None}
-            number = _checked_number(name, value, _HIGHEST[name])
-            if name == "max_accuracy_drop":
-                number = certified_lambda(cast(Any, self.model), number)
-            elif name != "cost_lambda":
-                number = lambda_within(cast(Any, self.model), **{name: number})
-            return {"cost_lambda": number, "path": None}
+    def _route(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the model's routing arguments, none for the defaults.
+
+        A default that a certificate covers is looked up again where what it was made for has changed.
+        """
+        model = cast(Any, self.model)
+        is_default = all(value is None for value in given.values()) and self._max_accuracy_drop is not None
+        if not is_default or self._certified_for in (None, self._circumstances()):
+            return resolve_route(model, self.image_processor, given)
+        given = {"max_accuracy_drop": self._max_accuracy_drop}
+        self._forward_params |= resolve_route(model, self.image_processor, given)
+        self._certified_for = self._circumstances()
         return {}
 
-    def _checked_path(self, path: Sequence[Level]) -> list[Level]:
-        """Return the path as a list, or raise `ValueError` as the model would, but before any work."""
-        levels, num_exits = self.model.config.level_list, self.model.config.num_exits
-        is_list = isinstance(path, Sequence) and not isinstance(path, str)
-        if not is_list or not 1 <= len(path) <= num_exits or any(level not in levels for level in path):
-            raise ValueError(
-                f"`path` must be a list of 1 to {num_exits} of the levels {levels}, got {path!r}."
-            )
-        return list(path)
+    def _circumstances(self) -> tuple[Any, ...]:
+        return self.model.engine, self.model.config.cost_model, self.image_processor
 
     def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # type: ignore[override]
         """Map an image to pixel values, `(1, channels, height, width)`.
@@ -234,15 +212,3 @@ def _on_pil_backend(processor: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         return AutoImageProcessor.from_pretrained(folder, backend="pil")
-
-
-def _checked_number(name: str, value: object, highest: float) -> float:
-    """Return one number between 0 and `highest` as a float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"`{name}` must be a number, got {type(value).__name__}. For one per image, call the model."
-        )
-    number = float(value)
-    if not 0 <= number <= highest:  # NaN compares false
-        raise ValueError(f"`{name}` must be between 0 and {highest}, got {number}.")
-    return number

@@ -29,11 +29,30 @@ def test_what_is_found_is_kept_and_shown(model, root, quee):
     assert "90.00% (accuracy)" in shown
 
 
+def test_the_whole_networks_accuracy_is_shown(model, root, quee):
+    result = quee("certify", model, "--data", root / "test", "--max-accuracy-drop", "0.9")
+    (certificate,) = QuEEForImageClassification.from_pretrained(model).config.certificates
+    assert f"the whole network is right on {certificate['full_accuracy']:.1%}" in words(result.stdout)
+
+
+def test_consistency_takes_images_without_labels(model, root, quee, tmp_path):
+    files = sorted((root / "test").rglob("*.png"))
+    for number, file in enumerate([*files, files[0]]):
+        (tmp_path / "photos" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "photos" / str(number % 2) / f"{number}.png")
+    arguments = ("--data", tmp_path / "photos", "--promise", "consistency", "--max-accuracy-drop", "0.99")
+    result = quee("certify", model, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["data"]["num_images"] == len(files)
+    assert "Left out: 1 images that are the same as others" in result.stderr
+
+
 def test_nothing_certified_is_an_answer_with_the_images_needed(model, root, quee):
     result = quee("certify", model, "--data", root / "test", "--limit", 8, "--promise", "consistency")
     assert result.exit_code == 0, result.output
     said = words(result.stdout)
     assert "about" in said or "no number would do" in said
+    assert "Nothing is certified, and nothing was written." in said
     assert QuEEForImageClassification.from_pretrained(model).config.certificates is None
 
 

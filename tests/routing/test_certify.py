@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quee_hf.routing.certify import (
-    METHODS,
+    P_VALUES,
     betting_p_value,
     disagreements,
     hoeffding_bentkus_p_value,
@@ -73,29 +73,29 @@ class TestHoeffdingBentkus:
         assert hoeffding_bentkus_p_value(np.zeros(10_000), 0.0) == 1.0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", P_VALUES)
 class TestEveryMethod:
     def test_no_images_show_nothing(self, method):
-        assert METHODS[method](np.empty(0), 0.01, LEVEL) == 1.0
+        assert P_VALUES[method](np.empty(0), 0.01, LEVEL) == 1.0
 
     @pytest.mark.parametrize("rescued", [0.0, 0.02])
     def test_a_broken_promise_is_rarely_believed(self, method, rescued):
         limit, trials = 0.02, 2000
         random = np.random.default_rng(1)
         tested = (draw(random, 400, lost=limit + rescued, rescued=rescued) for _ in range(trials))
-        believed = sum(METHODS[method](losses, limit, LEVEL) <= LEVEL for losses in tested)
+        believed = sum(P_VALUES[method](losses, limit, LEVEL) <= LEVEL for losses in tested)
         assert believed <= trials * LEVEL + 3 * math.sqrt(trials * LEVEL * (1 - LEVEL))
 
     def test_a_kept_promise_is_believed_when_there_are_enough_images(self, method):
         random = np.random.default_rng(2)
-        assert METHODS[method](draw(random, 10_000, lost=0.01, rescued=0.0), 0.02, LEVEL) <= LEVEL
-        assert METHODS[method](draw(random, 50, lost=0.01, rescued=0.0), 0.02, LEVEL) > LEVEL
+        assert P_VALUES[method](draw(random, 10_000, lost=0.01, rescued=0.0), 0.02, LEVEL) <= LEVEL
+        assert P_VALUES[method](draw(random, 50, lost=0.01, rescued=0.0), 0.02, LEVEL) > LEVEL
 
     def test_images_needed_would_do(self, method):
         losses = draw(np.random.default_rng(3), 300, lost=0.01, rescued=0.0)
-        needed = images_needed(losses, 0.02, LEVEL, METHODS[method])
+        needed = images_needed(losses, 0.02, LEVEL, P_VALUES[method])
         assert 300 < needed < 10_000
-        assert images_needed(losses, float(losses.mean()), LEVEL, METHODS[method]) is None
+        assert images_needed(losses, float(losses.mean()), LEVEL, P_VALUES[method]) is None
 
 
 class TestLastCertified:
@@ -140,7 +140,7 @@ def draw_population(random, count, lost, rescued):
     return gone.astype(np.float64) - saved
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", P_VALUES)
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_the_promise_holds(population, method):
     seeds, count, limit = 200, 5000, 0.01
@@ -149,7 +149,7 @@ def test_the_promise_holds(population, method):
     broken, costs = 0, []
     for seed in range(seeds):
         losses = draw_population(np.random.default_rng(seed), count, lost, rescued)
-        row = last_certified(losses, limit, LEVEL, METHODS[method])
+        row = last_certified(losses, limit, LEVEL, P_VALUES[method])
         broken += row is not None and drop[row] > limit
         costs.append(1.0 if row is None else COSTS[row])
     assert broken <= seeds * LEVEL + 3 * math.sqrt(seeds * LEVEL * (1 - LEVEL))

@@ -146,10 +146,12 @@ def _path(source: str) -> Path:
     return Path(source).expanduser()
 
 
-def read_images(path: str, say: Callable[[str], None], *, skip_bad: bool) -> LabelledImages:
+def read_images(
+    path: str, say: Callable[[str], None], *, skip_bad: bool, labelled: bool = True
+) -> LabelledImages:
     """Load images and say which are left out."""
     say(f"Reading and checking {path}")
-    images = load_image_dataset(path, skip_bad=skip_bad)
+    images = load_image_dataset(path, skip_bad=skip_bad, labelled=labelled)
     for complaint in images.skipped:
         say(f"Left out: {complaint}")
     return images

@@ -1,13 +1,16 @@
 """`quee certify`: the cheapest lambda that keeps a promise about accuracy."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
 from quee_hf.cli.keeping import check_place, keep_measured
+
+if TYPE_CHECKING:
+    from quee_hf.data import LabelledImages
 
 _WHAT = "What to promise"  # panel
 
@@ -17,8 +20,9 @@ def certify(
     data: Annotated[
         str,
         typer.Option(
-            help="Labelled images that the model was not made with (those of its operating points will do): a"
-            " folder with a subfolder per class, parquet files (joined by commas), or a dataset on the Hub.",
+            help="Images that the model was not made with (those of its operating points will do): a folder"
+            " with a subfolder per class, parquet files (joined by commas), or a dataset on the Hub. For"
+            " consistency without labels, if need be, and anywhere in a folder.",
             rich_help_panel=options.SOURCES,
         ),
     ],
@@ -26,13 +30,17 @@ def certify(
     max_accuracy_drop: Annotated[
         str,
         typer.Option(
-            help="Accuracy, in [0, 1], that may be lost; several, joined by commas, are certified each by"
-            " itself.",
+            help="Accuracy, below 1, that may be lost; several, joined by commas, are certified each by"
+            " itself. One below 0, by betting, promises that accuracy is gained.",
             rich_help_panel=_WHAT,
         ),
     ] = "0.01",
     confidence: Annotated[
-        float, typer.Option(help="With which the promise holds.", rich_help_panel=_WHAT)
+        float,
+        typer.Option(
+            help="With which the promise holds, between 0 and 1; a pipeline goes by 0.95 and more.",
+            rich_help_panel=_WHAT,
+        ),
     ] = 0.95,
     promise: Annotated[
         Literal["accuracy", "consistency"],
@@ -66,8 +74,9 @@ def certify(
     """Find the cheapest operating point whose loss of accuracy is at most what you allow, with a guarantee.
 
     What is found is kept in the model's config.json, shown in its card, and used by
-    `pipeline(..., max_accuracy_drop=0.01)`. Images that the model was made with are refused. That nothing can
-    be certified from these images is an answer, too: it comes with how many it would take.
+    `pipeline(..., max_accuracy_drop=0.01)`. Images that the model was made with are refused, and one that is
+    there more than once counts once. That nothing can be certified from these images is an answer, too: it
+    comes with how many it would take, nothing is written, and certificates that are there stay.
 
     **Example**
 
@@ -92,7 +101,7 @@ def _certify(
     what: tuple[str, float, str],
     output: Path | None,
 ) -> dict[str, Any]:
-    from quee_hf.build.ingredients import read_matching
+    from quee_hf.build.ingredients import read_images, read_matching
     from quee_hf.certification import Promise, certify_images, check_promise
     from quee_hf.cli.loading import load_model
 
@@ -102,13 +111,19 @@ def _certify(
     model, image_processor = load_model(source[0], source[2], source[1])
     model.check_gates_are_trained()
     model.set_engine(running[0])
-    images = read_matching(plan.data, model, plan, say).spread(plan.limit)
+    if kind == "consistency":
+        images = read_images(plan.data, say, skip_bad=plan.skip_bad, labelled=False)
+    else:
+        images = read_matching(plan.data, model, plan, say)
+    images = _each_once(images).spread(plan.limit)
     prepared, kept = images.with_processor(image_processor), Promise(kind, confidence, method)
     found = certify_images(model, prepared, kept, limits, source=plan.data, batch_size=running[1])
-    keep_measured(source[0], output, model, image_processor)
+    is_certified = any(each.certificate for each in found)
+    if is_certified:
+        keep_measured(source[0], output, model, image_processor)
     return {
         "model": source[0],
-        "output": str(output or source[0]),
+        "output": str(output or source[0]) if is_certified else None,
         "data": {"source": plan.data, "num_images": len(images), "fingerprint": images.fingerprint},
         "promise": kind,
         "confidence": confidence,
@@ -119,11 +134,20 @@ def _certify(
     }
 
 
+def _each_once(images: "LabelledImages") -> "LabelledImages":
+    """Return the images without those that are there again, and say so."""
+    found = images.distinct()
+    if repeated := len(images) - len(found):
+        say(f"Left out: {repeated} images that are the same as others, pixel for pixel.")
+    return found
+
+
 def _summarize(result: dict[str, Any]) -> None:
-    rows = []
+    rows, accuracy = [], None
     for each in result["results"]:
         certificate, needed = each["certificate"], each["images_needed"]
         if certificate is not None:
+            accuracy = certificate["full_accuracy"]
             cells = (
                 f"{certificate['cost_lambda']:g}",
                 f"{certificate['cost']:.3f}",
@@ -133,10 +157,13 @@ def _summarize(result: dict[str, Any]) -> None:
         else:
             cells = ("-", "-", "-", f"about {needed}" if needed else "no number would do")
         rows.append((f"{each['max_accuracy_drop']:.2%}", *cells))
-    share = f"{result['confidence']:.0%}"
+    whole = "" if accuracy is None else f"; the whole network is right on {accuracy:.1%}"
     show_table(
-        f"Certified with {share} confidence from {result['data']['num_images']} images ({result['promise']})",
+        f"Certified with {result['confidence']:.4g} confidence from {result['data']['num_images']} images"
+        f" ({result['promise']}{whole})",
         ("lose at most", "lambda", "cost", "lost here", "images needed"),
         rows,
     )
-    show(f"Wrote {result['output']}")
+    show(
+        f"Wrote {result['output']}" if result["output"] else "Nothing is certified, and nothing was written."
+    )

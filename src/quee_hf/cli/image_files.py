@@ -11,21 +11,17 @@ from quee_hf.cli.display import say
 if TYPE_CHECKING:
     from PIL import Image
 
-_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-
 
 def expand(images: list[str]) -> list[Path]:
     """Replace directories by the image files in them, sorted."""
+    from quee_hf.images import image_files
+
     files: list[Path] = []
     for image in map(Path, images):
         if not image.is_dir():
             files.append(image)
             continue
-        inside = sorted(
-            path for path in image.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
-        )
+        inside = image_files(image)
         if not inside:
             raise ValueError(f"There are no images in {image}.")
         files += inside

@@ -36,7 +36,7 @@ class LabelledImages(Dataset[dict[str, Any]]):
         encoded: Every image of the source, shared between selections.
         rows: `(N,)`, int64. Which images of `encoded` belong to this dataset, in order.
         labels: `(N,)`, int64.
-        digests: `(N, 32)`, uint8. SHA-256 of each encoded image.
+        digests: `(N, 32)`, uint8. SHA-256 of each image's size and RGB pixels, however it is encoded.
         class_names: What each label means, where the source says so.
         skipped: One sentence per image that could not be read and was left out.
     """
@@ -67,7 +67,7 @@ class LabelledImages(Dataset[dict[str, Any]]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the encoded images and labels, in order; independent of where they are stored."""
+        """SHA-256 of all pixels and labels, in order; independent of where and how they are stored."""
         content = hashlib.sha256(self.digests.tobytes())
         content.update(self.labels.astype("<i8").tobytes())
         return content.hexdigest()
@@ -92,6 +92,11 @@ class LabelledImages(Dataset[dict[str, Any]]):
         if limit is None or limit >= len(self):
             return self
         return self.select([position * len(self) // limit for position in range(limit)])
+
+    def distinct(self) -> "LabelledImages":
+        """Return every image once: the first of those that are the same pixel for pixel."""
+        _, first = np.unique(self.digests, axis=0, return_index=True)
+        return self if len(first) == len(self) else self.select(np.sort(first))
 
     def split(self, fractions: Sequence[float], seed: int) -> list["LabelledImages"]:
         """Draw disjoint parts in which every class has its share, as near as whole images allow.
@@ -143,7 +148,11 @@ class ProcessedImages(Dataset[dict[str, Any]]):
 
 
 def load_image_dataset(
-    source: str | Path | Sequence[str | Path], *, split: str | None = None, skip_bad: bool = False
+    source: str | Path | Sequence[str | Path],
+    *,
+    split: str | None = None,
+    skip_bad: bool = False,
+    labelled: bool = True,
 ) -> LabelledImages:
     """Read labelled images, and decode every one of them once to know that it can be decoded.
 
@@ -155,6 +164,8 @@ def load_image_dataset(
         split: Of a dataset on the Hub, or the subfolder of an image folder (`train`).
         skip_bad: Leave out images that cannot be read, with a warning in the log and a line each
             in `skipped`.
+        labelled: Whether labels are read; all are -1 without. Then a parquet file or a dataset needs no
+            column of labels, and a folder's images may be anywhere in it.
 
     Returns:
         The images, encoded: in memory for parquet, on disk otherwise.
@@ -163,14 +174,14 @@ def load_image_dataset(
         BadDatasetError: If the source is missing, damaged or of another kind, if a label is not a class, or
             if an image cannot be read and `skip_bad` is false. The message names the culprits.
     """
-    encoded = read_source(source, split)
+    encoded = read_source(source, split, labelled=labelled)
     if not len(encoded.cells):
         raise BadDatasetError(f"There are no images in {source}.")
-    return _checked(encoded, skip_bad=skip_bad)
+    return _checked(encoded, skip_bad=skip_bad, labelled=labelled)
 
 
 def count_shared_images(first: LabelledImages, second: LabelledImages) -> int:
-    """Count the images that are in both datasets, byte for byte as encoded; labels do not matter."""
+    """Count the images that are in both datasets, pixel for pixel; labels do not matter."""
     return len({row.tobytes() for row in first.digests} & {row.tobytes() for row in second.digests})
 
 
@@ -186,9 +197,9 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _checked(encoded: EncodedImages, *, skip_bad: bool) -> LabelledImages:
+def _checked(encoded: EncodedImages, *, skip_bad: bool, labelled: bool = True) -> LabelledImages:
     """Check every label and image."""
-    labels, class_names = _integer_labels(encoded)
+    labels, class_names = _integer_labels(encoded) if labelled else (np.array(encoded.labels), None)
     digests, complaints = _examine(encoded)
     if complaints:
         summary = f"{len(complaints)} of {len(labels)} images cannot be read: " + " ".join(
@@ -237,12 +248,17 @@ def _examine_rows(encoded: EncodedImages, rows: range) -> list[tuple[bytes, str]
     examined = []
     for row in rows:
         try:
-            content = encoded.read(row)
-            encoded.decode(row)
-            examined.append((hashlib.sha256(content).digest(), ""))
+            examined.append((_digest(encoded.decode(row)), ""))
         except BadImageError as error:
             examined.append((bytes(32), str(error)))
     return examined
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Return a SHA-256 of what a model sees of an image."""
+    content = hashlib.sha256(str(image.size).encode())
+    content.update(image.tobytes())
+    return content.digest()
 
 
 def _stratified_parts(

@@ -12,7 +12,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from quee_hf.errors import BadDatasetError, BadImageError
-from quee_hf.images import load_rgb
+from quee_hf.images import IMAGE_SUFFIXES, image_files, load_rgb
 from quee_hf.saved_config import DAMAGE
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ ACCEPTED_SOURCES = (
 )
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")  # the last is CIFAR-100's on the Hub
-_IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+NO_LABEL = -1
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<split>[\w.-]+))?")
 
 
@@ -45,7 +43,7 @@ class EncodedImages:
     Args:
         cells: One for each image.
         names: What to call each image in a message: its file, or its row.
-        labels: Integers or strings.
+        labels: Integers or strings; `NO_LABEL` for each if they were not read.
         class_names: The name of each integer label, where the source knows it.
     """
 
@@ -71,12 +69,16 @@ class EncodedImages:
         return load_rgb(self.read(row), name=self.names[row])
 
 
-def read_source(source: str | Path | Sequence[str | Path], split: str | None) -> EncodedImages:
+def read_source(
+    source: str | Path | Sequence[str | Path], split: str | None, *, labelled: bool = True
+) -> EncodedImages:
     """Find out what `source` is and read its labels and encoded images.
 
     Args:
         source: One of `ACCEPTED_SOURCES`. A comma inside an existing path is part of the path.
         split: Of a dataset on the Hub, or the subfolder of an image folder.
+        labelled: Whether labels are read. Without, columns of labels need not be there, and images may be
+            anywhere in a folder.
 
     Raises:
         BadDatasetError: If the source is none of these, or is damaged. The message names it.
@@ -86,19 +88,20 @@ def read_source(source: str | Path | Sequence[str | Path], split: str | None) ->
     if parts and all(path.suffix == ".parquet" for path in paths):
         if split is not None:
             raise BadDatasetError(f"A parquet file has no splits, but split={split!r} was asked of {source}.")
-        return _join([_read_parquet(path) for path in paths])
+        return _join([_read_parquet(path, labelled) for path in paths])
     if len(parts) != 1:
         problem = "joins what are not parquet files" if parts else "names nothing"
         raise BadDatasetError(f"'{source}' {problem}. {ACCEPTED_SOURCES}.")
     if paths[0].is_dir():
-        return _read_folder(paths[0] / split if split else paths[0])
+        folder = paths[0] / split if split else paths[0]
+        return _read_folder(folder) if labelled else _read_files(folder)
     match = None if paths[0].exists() else _HUB_ID.fullmatch(parts[0])
     if match is None:
         problem = "is a file of another kind" if paths[0].exists() else "does not exist"
         raise BadDatasetError(f"'{parts[0]}' {problem}. {ACCEPTED_SOURCES}.")
     if split and match["split"] and split != match["split"]:
         raise BadDatasetError(f"Two splits were asked for: '{parts[0]}' and split={split!r}.")
-    return _read_hub(match["id"], split or match["split"])
+    return _read_hub(match["id"], split or match["split"], labelled)
 
 
 def _parts_of(source: str | Path | Sequence[str | Path]) -> list[str]:
@@ -123,35 +126,35 @@ def _join(sources: list[EncodedImages]) -> EncodedImages:
     )
 
 
-def _read_parquet(path: Path) -> EncodedImages:
+def _read_parquet(path: Path, labelled: bool) -> EncodedImages:
     """Read the image and label columns of one file."""
     if not path.is_file():
         raise BadDatasetError(f"'{path}' does not exist. {ACCEPTED_SOURCES}.")
     try:
         schema = pyarrow.parquet.read_schema(path)
-        columns = _columns_of(schema.names, str(path))
+        columns = _columns_of(schema.names, str(path), labelled)
         table = pyarrow.parquet.read_table(path, columns=list(columns))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadDatasetError(f"Cannot read the parquet file '{path}': {error}") from error
-    images, labels = (table.column(column).to_pylist() for column in columns)
+    images, *labels = (table.column(column).to_pylist() for column in columns)
     return EncodedImages(
         cells=[_cell_of(image, path.parent, str(path)) for image in images],
         names=[f"row {row} of {path}" for row in range(len(images))],
-        labels=labels,
-        class_names=_stored_class_names(schema, columns[1]),
+        labels=labels[0] if labelled else [NO_LABEL] * len(images),
+        class_names=_stored_class_names(schema, columns[1]) if labelled else None,
     )
 
 
-def _columns_of(present: Sequence[str], name: str) -> tuple[str, str]:
-    """Return which columns hold the images and the labels."""
+def _columns_of(present: Sequence[str], name: str, labelled: bool) -> list[str]:
+    """Return which column holds the images and, if these are wanted, which the labels."""
     found = []
-    for accepted in (_IMAGE_COLUMNS, _LABEL_COLUMNS):
+    for accepted in (_IMAGE_COLUMNS, _LABEL_COLUMNS)[: 1 + labelled]:
         matching = [column for column in accepted if column in present]
         if not matching:
             wanted = " or ".join(accepted)
             raise BadDatasetError(f"'{name}' has no column {wanted}, only {', '.join(present)}.")
         found.append(matching[0])
-    return found[0], found[1]
+    return found
 
 
 def _cell_of(image: object, folder: Path, name: str) -> bytes | str | None:
@@ -187,7 +190,7 @@ def _read_folder(folder: Path) -> EncodedImages:
     labels: list[int] = []
     for label, class_folder in enumerate(class_folders):
         inside = list(_listing(class_folder))
-        images = [str(path) for path in inside if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()]
+        images = [str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
         if not images and any(path.is_dir() for path in inside):
             raise BadDatasetError(
                 f"'{class_folder}' holds folders, not images of one class. If it is a split, pass "
@@ -196,6 +199,14 @@ def _read_folder(folder: Path) -> EncodedImages:
         files += images
         labels += [label] * len(images)
     return EncodedImages(files, files, labels, [path.name for path in class_folders])
+
+
+def _read_files(folder: Path) -> EncodedImages:
+    """List the image files in a folder, at any depth."""
+    files = [str(path) for path in image_files(folder)]
+    if not files:
+        raise BadDatasetError(f"There are no images in '{folder}'.")
+    return EncodedImages(files, files, [NO_LABEL] * len(files), None)
 
 
 def _listing(folder: Path) -> Iterator[Path]:
@@ -218,7 +229,7 @@ class _HubImages:
         return _cell_of(image, Path(), self._name)
 
 
-def _read_hub(dataset_id: str, split: str | None) -> EncodedImages:
+def _read_hub(dataset_id: str, split: str | None, labelled: bool) -> EncodedImages:
     """Download (or take from the cache) one split of a dataset."""
     import datasets  # takes a second to import, and only the Hub needs it
 
@@ -233,7 +244,7 @@ def _read_hub(dataset_id: str, split: str | None) -> EncodedImages:
         splits = ", ".join(loaded)
         raise BadDatasetError(f"'{dataset_id}' has the splits {splits}: name one, '{dataset_id}:<split>'.")
     rows = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
-    image, label = _columns_of(rows.column_names, dataset_id)
+    image, *label = _columns_of(rows.column_names, dataset_id, labelled)
     if not isinstance(rows.features[image], datasets.Image):
         kind = rows.features[image]
         raise BadDatasetError(f"Column '{image}' of '{dataset_id}' holds no images, but {kind}.")
@@ -241,8 +252,8 @@ def _read_hub(dataset_id: str, split: str | None) -> EncodedImages:
     return EncodedImages(
         cells=_HubImages(encoded, dataset_id),
         names=[f"row {row} of {dataset_id}:{rows.split}" for row in range(len(rows))],
-        labels=rows[label][:],
-        class_names=getattr(rows.features[label], "names", None),
+        labels=rows[label[0]][:] if labelled else [NO_LABEL] * len(rows),
+        class_names=getattr(rows.features[label[0]], "names", None) if labelled else None,
     )
 
 

@@ -56,7 +56,12 @@ class PathOutputs:
 
 
 def collect_path_outputs(
-    network: Network, dataset: Dataset[Any], *, batch_size: int = 64, device: torch.device | None = None
+    network: Network,
+    dataset: Dataset[Any],
+    *,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    labelled: bool = True,
 ) -> PathOutputs:
     """Run the prefix tree over a data set, with a progress bar.
 
@@ -67,22 +72,31 @@ def collect_path_outputs(
         dataset: Items `{"pixel_values": (channels, height, width), "labels": int}`.
         batch_size: Images per batch.
         device: Where the model is; CPU if not given. Outputs are kept on the CPU.
+        labelled: Whether labels are read; all are -1 without, and items need none.
 
     Raises:
-        ValueError: If the data set is empty, or an image holds NaN or infinity.
+        ValueError: If the data set is empty, an item has no label, or an image holds NaN or infinity.
     """
     device = device or torch.device("cpu")
 
     def run(batch: dict[str, Any]) -> tuple[Tensor, ...]:
         with torch.inference_mode():
             reading = tree_forward(network, batch["pixel_values"].to(device))
-        return reading.logits.cpu(), reading.variance.cpu(), torch.as_tensor(batch["labels"])
+        return reading.logits.cpu(), reading.variance.cpu(), _labels(batch, labelled)
 
     parts = list(run_batches(dataset, run, batch_size=batch_size, device=device, title="Running all paths"))
     if not parts:
         raise ValueError("The data set is empty.")
     logits, variance, labels = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return PathOutputs(logits, variance, labels.long())
+
+
+def _labels(batch: dict[str, Any], labelled: bool) -> Tensor:
+    if not labelled:
+        return torch.full((len(batch["pixel_values"]),), -1)
+    if "labels" not in batch:
+        raise ValueError(f"Items of the data set must have 'labels', these have {sorted(batch)}.")
+    return torch.as_tensor(batch["labels"])
 
 
 class _OutputReader:

@@ -20,12 +20,14 @@ def promises_section(config: QuEEConfig, _repo_id: str | None) -> str:
             f"{each['cost_lambda']:g}",
             f"{each['cost']:.3f}",
             f"{each['observed']:+.2%}",
+            "-" if each["full_accuracy"] is None else f"{each['full_accuracy']:.1%}",
             f"{each['num_images']}, {each['method']}",
             f"`{each['engine']}`, {each['date']}",
         ]
         for each in config.certificates
     ]
-    header = ["at most", "confidence", "cost_lambda", "mean cost", "lost there", "images, method", "engine"]
+    header = ["at most", "confidence", "cost_lambda", "mean cost", "lost there", "whole network right there"]
+    header += ["images, method", "engine"]
     named = {each["promise"] for each in config.certificates}
     meaning = "; ".join(f"*{kind}*: {text}" for kind, text in _MEANINGS.items() if kind in named)
     lowest = min(each["max_accuracy_drop"] for each in config.certificates)

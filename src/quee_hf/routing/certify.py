@@ -89,7 +89,7 @@ def _divergence(mean: float, limit: float) -> float:
     return float(first + (1 - mean) * np.log((1 - mean) / (1 - limit)))
 
 
-METHODS: dict[str, PValue] = {"betting": betting_p_value, "hoeffding_bentkus": hoeffding_bentkus_p_value}
+P_VALUES: dict[str, PValue] = {"betting": betting_p_value, "hoeffding_bentkus": hoeffding_bentkus_p_value}
 
 
 def last_certified(losses: Losses, limit: float, level: float, p_value: PValue) -> int | None:
@@ -101,7 +101,7 @@ def last_certified(losses: Losses, limit: float, level: float, p_value: PValue) 
         losses: `(lambdas, images)`, from the safest lambda to the cheapest; images in random order.
         limit: Of the risk.
         level: Probability, at most, that the risk of what is returned is above the limit.
-        p_value: Of `METHODS`.
+        p_value: Of `P_VALUES`.
 
     Source:
         Angelopoulos et al. 2021 (Learn then Test), fixed-sequence testing.
@@ -121,7 +121,7 @@ def images_needed(losses: Losses, limit: float, level: float, p_value: PValue) -
         losses: `(images,)`, of one lambda.
         limit: Of the risk.
         level: Of the test.
-        p_value: Of `METHODS`.
+        p_value: Of `P_VALUES`.
     """
     considered = losses if p_value is betting_p_value else np.maximum(losses, 0.0)
     if not len(losses) or considered.mean() >= limit:
