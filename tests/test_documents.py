@@ -101,6 +101,7 @@ def blocks(text: str) -> list[str]:
     return [code for skip, code in _BLOCK.findall(text) if not skip]
 
 
+@pytest.mark.filterwarnings("ignore:The whole network is right on:UserWarning")  # of noise
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_run(path, folder):
     namespace = given()
