@@ -1,19 +1,26 @@
 """Tests of `DriftMonitor`: what it compares, how often it is wrong, and what it keeps."""
 
+import json
 import logging
 import math
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.stats import binom
+from tests.faults.jsons import damaged
 from tests.test_certification import outputs_of
 from tests.tiny import images, routable
 
 from quee_hf import (
     BudgetController,
     DriftMonitor,
+    IncompatibleCheckpointError,
     NotReadyError,
     QuEEForImageClassification,
     QuEEImageClassifierOutput,
@@ -277,15 +284,90 @@ class TestReference:
         with pytest.raises(NotReadyError, match=r"no drift reference: run `model.fit_operating_points"):
             DriftMonitor(model)
 
-    @pytest.mark.parametrize("damage", [{"edges": None}, {"counts": {"exit": ["1 2"]}}])
-    def test_damaged_ones_are_refused(self, trained, damage):
-        reference = {**trained.config.record["drift_reference"]}
-        if "edges" in damage:
-            del reference["edges"]
-        else:
-            reference["counts"] = {**reference["counts"], **damage["counts"]}
-        with pytest.raises(ValueError, match=r"`record\['drift_reference'\]` must have"):
-            check_drift_reference(reference, trained.config.num_exits)
+    @pytest.mark.parametrize("count", [0, 1])
+    @pytest.mark.parametrize("way", ["fit_operating_points", "record_drift_reference"])
+    def test_too_few_images_are_refused_before_anything_runs(self, count, way):
+        model = routable()
+        model.fit_operating_points(outputs_of(model, 40), lambdas=LAMBDAS)
+        before, record = model.config.to_dict(), partial(record_drift_reference, model)
+        model.embed = None  # nothing can run
+        with pytest.raises(
+            ValueError, match=f"needs at least 2 images, and some hundred to mean much, got {count}"
+        ):
+            (record if way == "record_drift_reference" else model.fit_operating_points)(Images(count))
+        assert model.config.to_dict() == before
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_images_without_a_length_are_counted_when_they_are_read(self, count):
+        class Unsized(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter([Images(3)[index] for index in range(count)])
+
+        model = routable()
+        if count == 2:
+            assert record_drift_reference(model, Unsized())["num_images"] == 2
+            return
+        with pytest.raises(ValueError, match="got 1"):
+            record_drift_reference(model, Unsized())
+
+    def test_outputs_that_are_no_numbers_are_refused(self, trained, pool):
+        logits = pool.logits.clone()
+        logits[7, 2] = math.nan
+        before = trained.config.to_dict()
+        with pytest.raises(ValueError, match="The outputs of image 7, counted from 0, hold NaN or infinity"):
+            trained.fit_operating_points(PathOutputs(logits, pool.variance, pool.labels))
+        assert trained.config.to_dict() == before
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("edges", None, "must have 'edges' of 'error' and 'confidence'"),
+            ("edges", {"error": [0.1]}, "must have 'edges' of 'error' and 'confidence'"),
+            ("edges", {"error": [0.1, 0.1], "confidence": [0.5]}, "must have 'edges'.*ascending"),
+            ("edges", {"error": [0.1, math.nan], "confidence": [0.5]}, "must have 'edges'.*ascending"),
+            ("edges", {"error": [0.1, 1.5], "confidence": [0.5]}, "must have 'edges'.*from 0 to 1"),
+            ("counts", {"exit": ["1 2"]}, "must have 'counts' of 'exit' in"),
+            ("num_images", 0, "must have 'num_images' from 2 to .*, whole, got 0"),
+            ("num_images", -3, "must have 'num_images'"),
+            ("num_images", 400.0, "must have 'num_images'"),
+            ("num_images", True, "must have 'num_images'"),
+            ("num_images", 399, "must have 'counts' of 'exit' in .* whose sum is 399"),
+            ("cost_lambdas", [], "must have 'cost_lambdas' finite"),
+            ("cost_lambdas", [0.0, 0.2, 0.1], "must have 'cost_lambdas' finite, at least 0, ascending"),
+            ("cost_lambdas", [0.0, math.inf], "must have 'cost_lambdas' finite"),
+            ("cost_model", "flops", "must have 'cost_model' 'bitops', got 'flops'"),
+            ("differing", [1], "must have 'differing' as"),
+            ("differing", "first", "must have 'differing' as .* from 0 to 400"),
+        ],
+    )
+    def test_each_field_is_checked(self, trained, name, value, message):
+        reference = dict(trained.config.record["drift_reference"])
+        reference[name] = [401, *reference[name][1:]] if value == "first" else value
+        with pytest.raises(ValueError, match=r"`record\['drift_reference'\]` " + message):
+            check_drift_reference(reference, trained.config.num_exits, "bitops")
+
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(data=st.data())
+    def test_a_damaged_one_is_refused_or_can_be_used(self, caplog, data):
+        whole = reference_of(population(100, 0))
+        reference, used = data.draw(damaged(whole)), []
+        with suppress(ValueError):
+            check_drift_reference(reference, 3, "bitops")
+            used.append(reference)
+        if not used:
+            return
+        monitor = monitor_of(reference, window=50)
+        monitor.observe(output_of(population(50, 1), np.full(50, 0.2)))
+        shifts = monitor.report()["shifts"].values()
+        assert all(math.isfinite(value) for shift in shifts for value in shift)
+
+    def test_one_of_no_images_does_not_load(self, trained, tmp_path):
+        trained.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["record"]["drift_reference"]["num_images"] = 0
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(IncompatibleCheckpointError, match="must have 'num_images' from 2"):
+            QuEEForImageClassification.from_pretrained(tmp_path)
 
 
 class TestModel:

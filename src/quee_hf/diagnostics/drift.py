@@ -13,9 +13,14 @@ from torch.utils.data import Dataset
 
 from quee_hf.diagnostics.shift import Shift, excess_p_value, measure_shift
 from quee_hf.errors import NotReadyError
-from quee_hf.execution.drift_reference import QUANTITIES, bin_images, make_drift_reference
+from quee_hf.execution.drift_reference import (
+    QUANTITIES,
+    bin_images,
+    make_drift_reference,
+    reference_outputs,
+)
 from quee_hf.execution.feed import Batch
-from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
+from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.intervals import wilson_interval
 from quee_hf.measurements import DriftReference
 from quee_hf.modeling import QuEEForImageClassification
@@ -56,13 +61,16 @@ def record_drift_reference(
 
     Args:
         model: With trained gates; on any engine.
-        images: Used for nothing else, or their collected outputs.
+        images: Two or more, used for nothing else, or their collected outputs.
         batch_size: Images per batch.
+
+    Raises:
+        ValueError: If there are fewer than two images, or one has no answer.
+        NotReadyError: If the gates are not trained.
     """
     model.check_gates_are_trained()
-    if not isinstance(images, PathOutputs):
-        images = collect_path_outputs(model.network, images, batch_size=batch_size, device=model.device)
-    found = make_drift_reference(model, images, model.config.cost_model)
+    outputs = reference_outputs(model.network, images, batch_size, model.device)
+    found = make_drift_reference(model, outputs, model.config.cost_model)
     model.config.keep_record("drift_reference", dict(found))
     return found
 
