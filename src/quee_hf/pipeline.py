@@ -137,7 +137,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
             if name == "path":
                 return {"cost_lambda": None, "path": self._checked_path(value)}
             if isinstance(value, BudgetController) and name == "cost_lambda":
-                value.check_cost_model(self.model.config.cost_model)
+                value.check_costs(cast(Any, self.model))
                 return {"cost_lambda": value, "path": None}
             number = _checked_number(name, value, _HIGHEST[name])
             if name == "max_accuracy_drop":

@@ -84,7 +84,7 @@ def drift(
 def _record(source: str, loaded: "LoadedModel", plan: options.Images) -> None:
     from quee_hf.build.ingredients import read_matching
     from quee_hf.data.roles import OPERATING_POINTS, check_unused
-    from quee_hf.diagnostics.drift import record_drift_reference
+    from quee_hf.diagnostics.drift_recording import record_drift_reference
 
     found = read_matching(plan.data, loaded.model, plan, say)
     check_unused(loaded.model.config, found, plan.data, but=(OPERATING_POINTS,))
