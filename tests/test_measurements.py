@@ -3,7 +3,8 @@
 import pytest
 from tests.profiles import make_profile
 
-from quee_hf.measurements import check_points, check_profile, path_milliseconds, without
+from quee_hf.measurements import check_points, check_profile, path_milliseconds
+from quee_hf.values import without
 
 
 class TestPathMilliseconds:

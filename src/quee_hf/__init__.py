@@ -15,13 +15,15 @@ from quee_hf.backbones.t2t_vit import (
 )
 from quee_hf.certification import certify
 from quee_hf.configuration import QuEEConfig
-from quee_hf.diagnostics.drift import DriftMonitor, record_drift_reference
+from quee_hf.diagnostics.drift import DriftMonitor
+from quee_hf.diagnostics.drift_recording import record_drift_reference
 from quee_hf.errors import (
     BadDatasetError,
     BadImageError,
     IncompatibleCheckpointError,
     MissingExtraError,
     NotReadyError,
+    OutdatedError,
     QuEEError,
     UnsupportedBackboneError,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "IncompatibleCheckpointError",
     "MissingExtraError",
     "NotReadyError",
+    "OutdatedError",
     "QuEEConfig",
     "QuEEError",
     "QuEEForImageClassification",

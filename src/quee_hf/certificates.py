@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from quee_hf.configuration import QuEEConfig
-from quee_hf.measurements import METHODS, PROMISES, Certificate, without
 from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.promises import METHODS, PROMISES, Certificate
+from quee_hf.values import without
 
 CONFIDENCE = 0.95  # of the certificates that a pipeline goes by, at least
 # Of a config: what decides how images are routed. The cost table does, too, where costs are times.

@@ -17,8 +17,8 @@ from quee_hf.certificates import (
 )
 from quee_hf.errors import BadDatasetError
 from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs, replay
-from quee_hf.measurements import METHODS, PROMISES, Certificate, Circumstances
 from quee_hf.modeling import QuEEForImageClassification
+from quee_hf.promises import METHODS, PROMISES, Certificate, Circumstances
 from quee_hf.routing.certify import (
     P_VALUES,
     Losses,

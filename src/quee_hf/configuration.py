@@ -9,9 +9,10 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from quee_hf.levels import Level, check_levels
-from quee_hf.measurements import Profile, check_cost_table, check_measurements, is_from_0_to, without
+from quee_hf.measurements import Profile, check_cost_table, check_measurements
 from quee_hf.saved_config import FORMAT_VERSION, OLDEST_FORMAT_VERSION, SavedConfig
 from quee_hf.schemes import QuantizationScheme, check_kept
+from quee_hf.values import is_from_0_to, without
 
 HEAD_TYPES = ("linear", "mlp", "attention", "ssa", "cls")
 GATE_TYPES = {

@@ -21,6 +21,10 @@ class NotReadyError(QuEEError, RuntimeError):
     """The model lacks a step (quantization, trained heads, trained gates) that the call needs."""
 
 
+class OutdatedError(QuEEError, ValueError):
+    """A model's costs, levels, gates or classes have changed since something that watches them was made."""
+
+
 class BadImageError(QuEEError, ValueError):
     """An image cannot be decoded."""
 

@@ -1,13 +1,14 @@
 """What was measured of a model, as its config keeps it: costs, operating points, a profile. No torch."""
 
 import math
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol, TypedDict
 
-PROMISES = ("accuracy", "consistency")  # that a certificate may make
-METHODS = ("betting", "hoeffding_bentkus")  # by which
+from quee_hf.promises import check_certificates
+from quee_hf.values import is_from_0_to, is_number, is_whole
+
 # What a config may keep of how its model came about.
 RECORDS = ("base_model", "license", "roles", "measured", "profile", "drift_reference")
 _HIGHEST = {
@@ -17,6 +18,10 @@ _HIGHEST = {
     "latency_ms": math.inf,
     "num_images": math.inf,
 }
+LEAST_IMAGES, MOST_IMAGES = 2, 10**9  # of a drift reference
+_MOST_DIGITS = len(str(MOST_IMAGES))
+_WHOLE = f"from {LEAST_IMAGES} to {MOST_IMAGES}, whole"
+_EDGES = "of 'error' and 'confidence', each from 0 to 1, ascending"
 _KINDS = {"base_model": str, "license": str, "roles": list, "measured": dict}
 _OF_ROLES, _OF_MACHINES = ("role", "source"), {"processor", "instruction_sets"}
 Spread = list[float]  # median, lower and upper quartile over rounds, in ms per image
@@ -46,77 +51,6 @@ class Profile(TypedDict):
     decisions: list[list[Spread]]  # after each exit but the last
 
 
-class Circumstances(TypedDict):
-    """Of what, and of which images, something is certified."""
-
-    full_accuracy: float | None  # of the whole network, on the images; `None` where labels were not looked at
-    num_images: int
-    data: str  # SHA-256 that tells the images
-    image_processor: str | None  # SHA-256 of how it prepared the images, if that is known
-    model: str  # SHA-256 of its weights and of what else decides where images leave
-    engine: str
-    cost_model: str
-    date: str
-
-
-class Certificate(Circumstances):
-    """That a lambda keeps a promise, as `quee_hf.certify` finds it."""
-
-    promise: str  # "accuracy" or "consistency", against the whole network at its most exact level
-    max_accuracy_drop: float
-    confidence: float
-    method: str
-    cost_lambda: float
-    cost: float  # mean over the images
-    observed: float  # drop, on the images
-
-
-def is_number(value: object) -> bool:
-    """Tell whether a value is a number that a float can hold.
-
-    Example:
-        >>> [is_number(value) for value in (1, -2.5, True, "1", float("nan"), 10**400)]
-        [True, True, False, False, False, False]
-    """
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # NaN compares false
-
-
-def is_from_0_to(value: object, highest: float) -> bool:
-    """Tell whether a value is a number within these bounds, infinity among them if that is the highest."""
-    is_known = is_number(value) or value == math.inf
-    return is_known and 0 <= value <= highest  # type: ignore[operator]
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_part(value: object) -> bool:
-    """Tell whether a value is a gain or a loss of some of a whole."""
-    return is_number(value) and is_from_0_to(abs(value), 1.0)  # type: ignore[arg-type]
-
-
-# What each field of a certificate may be.
-_OF_CERTIFICATES: dict[str, Callable[[Any], bool]] = {
-    "promise": PROMISES.__contains__,
-    "max_accuracy_drop": _is_part,
-    "confidence": lambda value: is_from_0_to(value, 1.0) and value not in (0, 1),
-    "method": METHODS.__contains__,
-    "cost_lambda": lambda value: is_from_0_to(value, sys.float_info.max),
-    "cost": lambda value: is_from_0_to(value, sys.float_info.max),
-    "observed": _is_part,
-    "full_accuracy": lambda value: value is None or is_from_0_to(value, 1.0),
-    "num_images": lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
-    "data": _is_digest,
-    "image_processor": lambda value: value is None or _is_digest(value),
-    "model": _is_digest,
-    "engine": lambda value: isinstance(value, str),
-    "cost_model": lambda value: isinstance(value, str),
-    "date": lambda value: isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) is not None,
-}
-
-
 class DriftReference(TypedDict):
     """What routing makes of validation images, as `quee_hf.DriftMonitor` compares others with it."""
 
@@ -129,38 +63,55 @@ class DriftReference(TypedDict):
     differing: list[int]  # images that get another class than by the whole network, at each lambda
 
 
-def check_drift_reference(reference: Any, num_exits: int) -> None:
-    """Raise `ValueError` unless a reference is of a model of so many exits."""
+def check_drift_reference(reference: Any, num_exits: int, cost_model: str) -> None:
+    """Raise `ValueError` unless a reference is of a model of so many exits, at costs of this model."""
     fields = DriftReference.__annotations__
     if not isinstance(reference, Mapping) or set(reference) != set(fields):
         raise ValueError(f"`record['drift_reference']` must have the fields {list(fields)}.")
-    try:
-        rows, edges = len(reference["cost_lambdas"]), reference["edges"]
-        bins = {"exit": num_exits, **{name: len(edges[name]) + 1 for name in ("error", "confidence")}}
-        found = {name: [len(row.split()) for row in reference["counts"][name]] for name in bins}
-        counts = [int(count) for name in bins for row in reference["counts"][name] for count in row.split()]
-        numbers = [*reference["cost_lambdas"], *edges["error"], *edges["confidence"], *reference["differing"]]
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"`record['drift_reference']` is damaged: {error!r}.") from error
-    for name, count in bins.items():
-        if not rows or found[name] != [count] * rows:
-            raise ValueError(
-                f"`record['drift_reference']` must have {rows} rows of {count} counts of {name!r}, got"
-                f" {found[name]}."
-            )
-    if not all(map(is_number, [*counts, *numbers, reference["num_images"]])) or min(counts) < 0:
-        raise ValueError("`record['drift_reference']` must hold numbers, and counts of at least 0.")
+    number, lambdas, edges = (reference[name] for name in ("num_images", "cost_lambdas", "edges"))
+    _check_part("num_images", number, is_whole(number, LEAST_IMAGES, MOST_IMAGES), _WHOLE)
+    _check_part(
+        "cost_lambdas", lambdas, _do_ascend(lambdas, sys.float_info.max), "finite, at least 0, ascending"
+    )
+    _check_part(
+        "cost_model", reference["cost_model"], reference["cost_model"] == cost_model, f"{cost_model!r}"
+    )
+    binned = ("error", "confidence")
+    is_known = isinstance(edges, Mapping) and set(edges) == set(binned)
+    _check_part("edges", edges, is_known and all(_do_ascend(edges[name], 1.0) for name in binned), _EDGES)
+    rows, bins = len(lambdas), {"exit": num_exits, **{name: len(edges[name]) + 1 for name in binned}}
+    counts = reference["counts"]
+    for name, size in bins.items():
+        found: Any = counts.get(name) if isinstance(counts, Mapping) and set(counts) == set(bins) else counts
+        is_right = _has_length(found, rows) and all(_are_counts(row, size, number) for row in found)
+        allowed = f"of {name!r} in {rows} rows, each {size} counts whose sum is {number}"
+        _check_part("counts", found, is_right, allowed)
+    differing = reference["differing"]
+    is_right = _has_length(differing, rows) and all(is_whole(each, 0, number) for each in differing)
+    _check_part("differing", differing, is_right, f"as {rows} whole numbers from 0 to {number}")
 
 
-def check_certificates(certificates: Sequence[Mapping[str, Any]] | None) -> None:
-    """Raise `ValueError` unless certificates say what they must."""
-    fields = Certificate.__annotations__
-    for each in certificates or ():
-        if not isinstance(each, Mapping) or set(each) != set(fields):
-            raise ValueError(f"`certificates` must have the fields {list(fields)}, got {each}.")
-        for name, value in each.items():
-            if not _OF_CERTIFICATES[name](value):
-                raise ValueError(f"`certificates` hold a {name!r} that makes no sense: {value!r}.")
+def _check_part(name: str, value: object, is_right: bool, allowed: str) -> None:
+    if not is_right:
+        raise ValueError(f"`record['drift_reference']` must have {name!r} {allowed}, got {value!r:.200}.")
+
+
+def _has_length(values: object, length: int) -> bool:
+    return isinstance(values, list | tuple) and len(values) == length
+
+
+def _do_ascend(values: Any, highest: float) -> bool:
+    """Tell whether values are a list of numbers from 0 to `highest`, ascending, and not empty."""
+    is_list = isinstance(values, list | tuple) and len(values) > 0
+    are_known = is_list and all(is_from_0_to(value, highest) for value in values)
+    return are_known and all(low < high for low, high in pairwise(values))
+
+
+def _are_counts(row: object, size: int, total: int) -> bool:
+    """Tell whether a text holds so many whole numbers with this sum."""
+    words = row.split() if isinstance(row, str) and row.isascii() else []
+    are_known = len(words) == size and all(word.isdigit() and len(word) <= _MOST_DIGITS for word in words)
+    return are_known and sum(map(int, words)) == total
 
 
 def path_milliseconds(profile: Profile, path: Sequence[int], batch_size: int) -> float:
@@ -196,7 +147,7 @@ class Measured(Protocol):
 
 def check_measurements(measured: Measured, rows: int, columns: int) -> None:
     """Raise `ValueError` unless all of it is what it must be, for so many segments and levels."""
-    check_record(measured.record, rows, columns)
+    check_record(measured.record, rows, columns, measured.cost_model)
     check_points(measured.operating_points, measured.cost_model)
     check_certificates(measured.certificates)
 
@@ -221,8 +172,8 @@ def check_points(points: Sequence[Mapping[str, Any]] | None, cost_model: str) ->
             )
 
 
-def check_record(record: Mapping[str, Any] | None, rows: int, columns: int) -> None:
-    """Raise `ValueError` unless a record holds what it may, and its profile fits segments and levels."""
+def check_record(record: Mapping[str, Any] | None, rows: int, columns: int, cost_model: str) -> None:
+    """Raise `ValueError` unless a record holds what it may, and fits segments, levels and costs."""
     if unknown := set(record or ()) - set(RECORDS):
         raise ValueError(f"`record` may hold {list(RECORDS)}, got {sorted(unknown)}.")
     for name, kind in _KINDS.items():
@@ -236,7 +187,7 @@ def check_record(record: Mapping[str, Any] | None, rows: int, columns: int) -> N
         check_profile(profile, rows, columns)
     reference = (record or {}).get("drift_reference")
     if reference is not None:
-        check_drift_reference(reference, rows)
+        check_drift_reference(reference, rows, cost_model)
 
 
 def check_profile(profile: Any, rows: int, columns: int) -> None:
@@ -260,11 +211,6 @@ def check_profile(profile: Any, rows: int, columns: int) -> None:
     for name, shape in shapes.items():
         if not _has_shape(profile[name], shape):
             raise ValueError(f"`record['profile']` must have {name!r} of shape {shape}, all positive.")
-
-
-def without(values: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
-    """Return what a mapping holds but for some entries."""
-    return {key: value for key, value in (values or {}).items() if key not in names}
 
 
 def _has_shape(values: Any, shape: tuple[int, ...]) -> bool:

@@ -16,14 +16,14 @@ from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, answer, answer_stream, training_output
 from quee_hf.execution.budget import BudgetController
-from quee_hf.execution.drift_reference import make_drift_reference
+from quee_hf.execution.drift_reference import make_drift_reference, reference_outputs
 from quee_hf.execution.engines import REFERENCE, make_engine, make_sole_engine
 from quee_hf.execution.engines.engine import Engine
 from quee_hf.execution.engines.network import EngineNetwork
 from quee_hf.execution.feed import Batch
 from quee_hf.execution.network import Network
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS, cheapest_within, measure_operating_points
-from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
+from quee_hf.execution.path_outputs import PathOutputs
 from quee_hf.execution.prefix_tree import tree_logits
 from quee_hf.exits.heads import ExitHead
 from quee_hf.levels import Level
@@ -233,10 +233,9 @@ class QuEEForImageClassification(RoutableModel):
         path: Sequence[Level] | None = None,
         batch_size: int = 32,
     ) -> Iterator[QuEEImageClassifierOutput]:
-        """Classify a data set, image by image, in less time than batch after batch.
+        """Classify a data set, image by image, in less time than batch after batch; results are `forward`'s.
 
-        Images of successive batches run together: where images have left, those of the next batches fill up,
-        and every segment runs on whole batches. Results are those of `forward`.
+        Images of successive batches run together: where images have left, those of the next batches fill up.
 
         Args:
             batches: Tensors `(n, channels, height, width)`, of any n, on any device, or mappings with one as
@@ -250,9 +249,10 @@ class QuEEForImageClassification(RoutableModel):
             An iterator: for each image in order a batch of one, on the CPU.
 
         Raises:
-            TypeError: If `batches` is no iterable of batches.
-            ValueError: If another argument is malformed; like the others, before anything is read.
+            TypeError: If `batches` is no iterable.
+            ValueError: If another argument is malformed; both before anything is read.
             NotReadyError: As in `forward`, and in training mode.
+            OutdatedError: By the iterator, once costs, levels, gates or classes change.
         """
         if self.training:
             raise NotReadyError("In training mode nothing is routed: call `model.eval()` first.")
@@ -271,10 +271,10 @@ class QuEEForImageClassification(RoutableModel):
 
         The default `cost_lambda` becomes that of the cheapest point whose accuracy is at most
         `max_accuracy_drop` below the whole network's at its most exact level, or `None` if there is none.
-        What a `quee_hf.DriftMonitor` compares later images with is kept, too.
+        What a `quee_hf.DriftMonitor` compares images with is kept, too.
 
         Args:
-            validation: Images used for nothing else, or their collected outputs.
+            validation: Two or more images used for nothing else, or their collected outputs.
             lambdas: Values to measure.
             max_accuracy_drop: Accuracy, in [0, 1], that the default may lose on these images.
             batch_size: Images per batch.
@@ -283,18 +283,18 @@ class QuEEForImageClassification(RoutableModel):
             The points, as in `config.operating_points`.
 
         Raises:
+            ValueError: If there are fewer than two images, or one has no answer.
             NotReadyError: If the gates are not trained.
         """
         self.check_gates_are_trained()
-        if not isinstance(validation, PathOutputs):
-            validation = collect_path_outputs(self, validation, batch_size=batch_size, device=self.device)
-        latencies = path_latencies(self.config, self.paths)
-        measured = measure_operating_points(self, validation, lambdas, latencies)
-        points = [{**point, "cost_model": self.config.cost_model} for point in measured]
-        full_error = validation.is_wrong[:, self.paths.index((0,) * self.config.num_exits)].double().mean()
+        outputs = reference_outputs(self, validation, batch_size, self.device)
+        times = path_latencies(self.config, self.paths)
+        measured = measure_operating_points(self, outputs, lambdas, times)
+        full_error = outputs.is_wrong[:, self.paths.index((0,) * self.config.num_exits)].double().mean()
+        reference = dict(make_drift_reference(self, outputs, self.config.cost_model))
         self.config.forget_measurements()
+        points = [{**point, "cost_model": self.config.cost_model} for point in measured]
         self.config.operating_points = points
-        reference = make_drift_reference(self, validation, self.config.cost_model)
-        self.config.keep_record("drift_reference", dict(reference))
+        self.config.keep_record("drift_reference", reference)
         self.config.cost_lambda = cheapest_within(points, 1 - float(full_error) - max_accuracy_drop)
         return points

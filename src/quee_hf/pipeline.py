@@ -66,7 +66,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         engine: What runs the network from here on, as `model.set_engine` takes it; the model's own if not
             given.
         return_routing: Whether results tell how the image was classified.
-        monitor: A `quee_hf.DriftMonitor` of the pipeline's model, which then sees all images.
+        monitor: A `quee_hf.DriftMonitor` of the pipeline's model, which sees all images that can be read.
 
     Raises:
         ValueError: If these contradict each other, or one has no meaning; before any image is classified.

@@ -122,6 +122,7 @@ class RoutableModel(QuEEPreTrainedModel):
         if not is_other:
             return
         self.register_buffer("class_embeddings", embeddings)
+        self._costs = None  # as are the router's: a stream that is running notices
         config.forget_measurements()
         self._release_engine()
         if keeps:
@@ -168,6 +169,8 @@ class RoutableModel(QuEEPreTrainedModel):
     def set_cost_model(self, cost_model: str) -> None:
         """Choose what a path costs; at other costs, operating points and the default lambda are forgotten.
 
+        Monitors, controllers and streams of the costs before raise `OutdatedError` from then on.
+
         Args:
             cost_model: "bitops", "flops", or "latency": times measured by `quee_hf.profile`, or any
                 `config.cost_table`. By time, paths that are neither faster nor more exact are not chosen.
@@ -188,7 +191,8 @@ class RoutableModel(QuEEPreTrainedModel):
 
     def _current_costs(self) -> tuple[list[list[float]], Router]:
         config = self.config
-        key = (config.cost_model, config.cost_table, config.quantization)
+        times = config.cost_table if config.cost_model == "latency" else None
+        key = (config.cost_model, times, config.quantization)
         if self._costs is None or self._costs[0] != key:
             key = copy.deepcopy(key)  # fields may be changed in place
             table = segment_costs(config)
@@ -207,7 +211,8 @@ class RoutableModel(QuEEPreTrainedModel):
                 or in the config.
 
         Raises:
-            ValueError: If both are given, the path does not exist, or a budget is of other costs.
+            ValueError: If both are given, or the path does not exist.
+            OutdatedError: If a budget is of other costs.
             NotReadyError: If there is a lambda, but gates are not trained.
         """
         if cost_lambda is not None and path is not None:
@@ -217,7 +222,7 @@ class RoutableModel(QuEEPreTrainedModel):
         if route is not None:
             self.check_gates_are_trained()
             if isinstance(route, BudgetController):
-                route.check_cost_model(self.config.cost_model)
+                route.check_costs(self)
             return route
         levels = path_of_levels(path, self.level_list, self.config.num_exits)
         return ForcedPath(levels, path_cost(levels, self.cost_table), self.config.num_exits)

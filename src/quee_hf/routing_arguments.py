@@ -45,7 +45,7 @@ def resolve_route(
         if name == "path":
             return {"cost_lambda": None, "path": _checked_path(model, value)}
         if isinstance(value, BudgetController) and name == "cost_lambda":
-            value.check_cost_model(model.config.cost_model)
+            value.check_costs(model)
             return {"cost_lambda": value, "path": None}
         number = _checked_number(name, value, _HIGHEST[name])
         if name == "max_accuracy_drop":

@@ -55,6 +55,36 @@ def test_a_reference_is_kept_where_there_is_none(built, root, quee, tmp_path):
     assert "images that the model was made with" in words(result.stderr)
 
 
+@pytest.mark.parametrize("rate", [0, 1, 3, "nan"])
+def test_a_false_alarm_rate_is_checked_before_anything_is_read(quee, rate):
+    result = quee("drift", "nowhere/model", "nothing.png", "--false-alarm-rate", rate)
+    assert result.exit_code == 2
+    assert f"--false-alarm-rate must be above 0 and below 1, got {float(rate)}" in words(result.stderr)
+
+
+def test_a_reference_needs_a_directory_to_be_kept_in(root, quee):
+    result = quee("drift", "some/model", root / "test", "--reference", root / "test")
+    assert result.exit_code == 2
+    assert "--reference is kept in the model's directory, which some/model is not" in words(result.stderr)
+    assert "--output" not in result.stderr
+
+
+def test_the_cheapest_lambda_fits_json(built, root, quee):
+    result = quee("drift", built / "model", root / "test", "--cost-lambda", "inf", "--window", 30, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["cost_lambda"], found["num_windows"], found["num_unanswered"]) == ("inf", 1, 0)
+    said = words(quee("drift", built / "model", root / "test", "--window", 30).stdout)
+    assert "The last 10 images fill no window and were left out" in said
+
+
+def test_files_that_are_all_unreadable_are_not_called_too_few(built, quee):
+    result = quee("drift", built / "model", "nowhere.png")
+    assert result.exit_code == 1
+    assert "too few" not in words(result.stdout)
+    assert "Cannot read image nowhere.png" in words(result.stderr)
+
+
 @pytest.mark.parametrize("lambda_", [None, 0.2])
 def test_hold_moves_lambda(built, root, quee, lambda_):
     points = QuEEForImageClassification.from_pretrained(built / "model").config.operating_points
@@ -71,7 +101,8 @@ def test_hold_moves_lambda(built, root, quee, lambda_):
     found = json.loads(result.stdout)
     assert found["budget"]["num_images"] == 40
     assert found["budget"]["mean"] == pytest.approx(found["mean_cost"])
-    assert f"cost of {target:g} (settling)" in words(quee(*arguments).stdout)
+    said = words(quee(*arguments).stdout)
+    assert f"budget {target:g} cost, mean {found['mean_cost']:.4g} (settling), last lambda" in said
 
 
 def test_hold_needs_a_target(built, root, quee):

@@ -1,20 +1,28 @@
 """Tests of `DriftMonitor`: what it compares, how often it is wrong, and what it keeps."""
 
+import json
 import logging
 import math
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.stats import binom
+from tests.faults.jsons import damaged
 from tests.test_certification import outputs_of
 from tests.tiny import images, routable
 
 from quee_hf import (
     BudgetController,
     DriftMonitor,
+    IncompatibleCheckpointError,
     NotReadyError,
+    OutdatedError,
     QuEEForImageClassification,
     QuEEImageClassifierOutput,
     record_drift_reference,
@@ -109,8 +117,8 @@ def output_of(by_lambda, lambdas):
 
 
 def monitor_of(reference, **options) -> DriftMonitor:
-    config = SimpleNamespace(record={"drift_reference": reference})
-    return DriftMonitor(SimpleNamespace(config=config), **options)
+    config = SimpleNamespace(record={"drift_reference": reference}, cost_model="bitops")
+    return DriftMonitor(SimpleNamespace(config=config, cost_table=[[1.0]]), **options)
 
 
 class TestAlarms:
@@ -205,18 +213,42 @@ class TestWindows:
         monitor.observe(output)
         assert monitor.report()["num_images"] == 0
 
-    def test_outputs_that_are_no_numbers_are_a_drift(self):
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_images_without_an_answer_change_nothing_but_their_own_count(self, value, caplog):
+        whole, broken = (monitor_of(reference_of(population(600, 0)), window=100) for _ in range(2))
+        by_lambda, lambdas = population(260, 1), np.full(260, 0.2)
+        whole.observe(output_of(by_lambda, lambdas))
+        rows = np.insert(np.arange(260), [0, 50, 50, 199, 260], 3)  # five of them in between
+        is_broken = np.ones(265, bool)
+        is_broken[[*range(1, 51), *range(53, 202), *range(203, 264)]] = False
+        output = output_of(by_lambda, lambdas)
+        output = QuEEImageClassifierOutput(**{name: each[rows].clone() for name, each in output.items()})
+        output.logits[is_broken, 0], output.error_probability[is_broken] = value, math.nan
+        for start in range(0, 265, 53):
+            part = {name: each[start : start + 53] for name, each in output.items()}
+            broken.observe(QuEEImageClassifierOutput(**part))
+        assert broken.report() == {**whole.report(), "num_unanswered": 5}
+        said = [record.getMessage() for record in caplog.records if "no answer" in record.getMessage()]
+        assert len(said) == 1
+        assert whole.report()["num_unanswered"] == 0
+
+    def test_a_stream_of_nothing_else_is_no_drift(self):
         monitor = monitor_of(reference_of(population(600, 0)), window=100)
-        output = output_of(population(100, 1), np.full(100, 0.2))
+        output = output_of(population(300, 1), np.full(300, 0.2))
         output.logits[:], output.error_probability[:] = math.nan, math.nan
         monitor.observe(output)
-        assert {"error", "confidence"} <= set(monitor.report()["remarkable"])
+        report = monitor.report()
+        assert (report["is_drifted"], report["num_images"], report["num_unanswered"]) == (None, 0, 300)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 0}, "`window` must be at least 1"),
+        ({"window": 0}, "`window` must be a whole number from 1 on, got 0"),
+        ({"window": math.nan}, "`window` must be a whole number from 1 on, got nan"),
+        ({"window": 2.5}, "`window` must be a whole number from 1 on, got 2.5"),
+        ({"false_alarm_rate": math.nan}, "`false_alarm_rate` must be above 0"),
+        ({"shadow_share": math.nan}, "`shadow_share` must be from 0 to 1"),
         ({"false_alarm_rate": 0.0}, "`false_alarm_rate` must be above 0"),
         ({"shadow_share": 1.5}, "`shadow_share` must be from 0 to 1"),
     ],
@@ -277,15 +309,90 @@ class TestReference:
         with pytest.raises(NotReadyError, match=r"no drift reference: run `model.fit_operating_points"):
             DriftMonitor(model)
 
-    @pytest.mark.parametrize("damage", [{"edges": None}, {"counts": {"exit": ["1 2"]}}])
-    def test_damaged_ones_are_refused(self, trained, damage):
-        reference = {**trained.config.record["drift_reference"]}
-        if "edges" in damage:
-            del reference["edges"]
-        else:
-            reference["counts"] = {**reference["counts"], **damage["counts"]}
-        with pytest.raises(ValueError, match=r"`record\['drift_reference'\]` must have"):
-            check_drift_reference(reference, trained.config.num_exits)
+    @pytest.mark.parametrize("count", [0, 1])
+    @pytest.mark.parametrize("way", ["fit_operating_points", "record_drift_reference"])
+    def test_too_few_images_are_refused_before_anything_runs(self, count, way):
+        model = routable()
+        model.fit_operating_points(outputs_of(model, 40), lambdas=LAMBDAS)
+        before, record = model.config.to_dict(), partial(record_drift_reference, model)
+        model.embed = None  # nothing can run
+        with pytest.raises(
+            ValueError, match=f"needs at least 2 images, and some hundred to mean much, got {count}"
+        ):
+            (record if way == "record_drift_reference" else model.fit_operating_points)(Images(count))
+        assert model.config.to_dict() == before
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_images_without_a_length_are_counted_when_they_are_read(self, count):
+        class Unsized(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter([Images(3)[index] for index in range(count)])
+
+        model = routable()
+        if count == 2:
+            assert record_drift_reference(model, Unsized())["num_images"] == 2
+            return
+        with pytest.raises(ValueError, match="got 1"):
+            record_drift_reference(model, Unsized())
+
+    def test_outputs_that_are_no_numbers_are_refused(self, trained, pool):
+        logits = pool.logits.clone()
+        logits[7, 2] = math.nan
+        before = trained.config.to_dict()
+        with pytest.raises(ValueError, match="The outputs of image 7, counted from 0, hold NaN or infinity"):
+            trained.fit_operating_points(PathOutputs(logits, pool.variance, pool.labels))
+        assert trained.config.to_dict() == before
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("edges", None, "must have 'edges' of 'error' and 'confidence'"),
+            ("edges", {"error": [0.1]}, "must have 'edges' of 'error' and 'confidence'"),
+            ("edges", {"error": [0.1, 0.1], "confidence": [0.5]}, "must have 'edges'.*ascending"),
+            ("edges", {"error": [0.1, math.nan], "confidence": [0.5]}, "must have 'edges'.*ascending"),
+            ("edges", {"error": [0.1, 1.5], "confidence": [0.5]}, "must have 'edges'.*from 0 to 1"),
+            ("counts", {"exit": ["1 2"]}, "must have 'counts' of 'exit' in"),
+            ("num_images", 0, "must have 'num_images' from 2 to .*, whole, got 0"),
+            ("num_images", -3, "must have 'num_images'"),
+            ("num_images", 400.0, "must have 'num_images'"),
+            ("num_images", True, "must have 'num_images'"),
+            ("num_images", 399, "must have 'counts' of 'exit' in .* whose sum is 399"),
+            ("cost_lambdas", [], "must have 'cost_lambdas' finite"),
+            ("cost_lambdas", [0.0, 0.2, 0.1], "must have 'cost_lambdas' finite, at least 0, ascending"),
+            ("cost_lambdas", [0.0, math.inf], "must have 'cost_lambdas' finite"),
+            ("cost_model", "flops", "must have 'cost_model' 'bitops', got 'flops'"),
+            ("differing", [1], "must have 'differing' as"),
+            ("differing", "first", "must have 'differing' as .* from 0 to 400"),
+        ],
+    )
+    def test_each_field_is_checked(self, trained, name, value, message):
+        reference = dict(trained.config.record["drift_reference"])
+        reference[name] = [401, *reference[name][1:]] if value == "first" else value
+        with pytest.raises(ValueError, match=r"`record\['drift_reference'\]` " + message):
+            check_drift_reference(reference, trained.config.num_exits, "bitops")
+
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(data=st.data())
+    def test_a_damaged_one_is_refused_or_can_be_used(self, caplog, data):
+        whole = reference_of(population(100, 0))
+        reference, used = data.draw(damaged(whole)), []
+        with suppress(ValueError):
+            check_drift_reference(reference, 3, "bitops")
+            used.append(reference)
+        if not used:
+            return
+        monitor = monitor_of(reference, window=50)
+        monitor.observe(output_of(population(50, 1), np.full(50, 0.2)))
+        shifts = monitor.report()["shifts"].values()
+        assert all(math.isfinite(value) for shift in shifts for value in shift)
+
+    def test_one_of_no_images_does_not_load(self, trained, tmp_path):
+        trained.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["record"]["drift_reference"]["num_images"] = 0
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(IncompatibleCheckpointError, match="must have 'num_images' from 2"):
+            QuEEForImageClassification.from_pretrained(tmp_path)
 
 
 class TestModel:
@@ -346,6 +453,64 @@ class TestModel:
         trained.config.record = before
         assert monitor.report()["agreement"]["share"] < 0.9
         assert "agreement" in monitor.report()["remarkable"]
+
+    @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+    @pytest.mark.parametrize("is_stream", [False, True])
+    def test_pixels_that_are_no_numbers_are_left_out(self, engine, is_stream, trained):
+        pixels = Images(60, seed=5).pixels
+        broken = pixels.repeat_interleave(2, dim=0)
+        broken[::2, 0, 3, 4] = math.nan
+        trained.set_engine(engine)
+        reports = []
+        for each in (pixels, broken):
+            monitor = DriftMonitor(trained, window=50, shadow_share=1.0)
+            with torch.inference_mode():
+                list(monitor.classify_stream(each.split(7), cost_lambda=0.1)) if is_stream else [
+                    monitor(part, cost_lambda=0.1) for part in each.split(7)
+                ]
+            reports.append(monitor.report())
+        trained.set_engine("torch")
+        for report in reports:  # but for p-values, whose draws follow those of shadows
+            report["shifts"] = {name: shift[:2] for name, shift in report["shifts"].items()}
+        assert reports[1] == {**reports[0], "num_unanswered": 60}
+
+    @pytest.mark.parametrize(
+        "change", ["set_cost_model", "fit_operating_points", "cost_table", "replace_trunk"]
+    )
+    @pytest.mark.parametrize("way", ["call", "classify_stream", "observe", "running"])
+    def test_a_model_that_has_changed_is_refused(self, change, way):
+        model = routable()
+        if change == "cost_table":
+            model.config.cost_table = [[4.0, 3.0, 2.0] for _ in range(3)]
+            model.set_cost_model("latency")
+        record_drift_reference(model, outputs_of(model, 40))
+        monitor, pixels = DriftMonitor(model, window=10), images(40)
+        output = monitor(pixels[:6], cost_lambda=0.1)
+        running = monitor.classify_stream(pixels.split(4), cost_lambda=0.1, batch_size=2)
+        next(running)
+        before = monitor.report()
+        {
+            "set_cost_model": lambda: model.set_cost_model("flops"),
+            "fit_operating_points": lambda: model.fit_operating_points(outputs_of(model, 50, 0.5, seed=1)),
+            "cost_table": lambda: model.config.cost_table[0].reverse(),
+            "replace_trunk": lambda: model.replace_trunk(model.trunk, model.level_list),
+        }[change]()
+        with pytest.raises(OutdatedError):
+            {
+                "call": lambda: monitor(pixels, cost_lambda=0.1),
+                "classify_stream": lambda: monitor.classify_stream([pixels], cost_lambda=0.1),
+                "observe": lambda: monitor.observe(output),
+                "running": lambda: list(running),
+            }[way]()
+        assert monitor.report() == before
+
+    def test_an_engine_and_the_same_reference_anew_change_nothing(self, trained):
+        monitor = DriftMonitor(trained, window=10)
+        trained.set_engine("onnxruntime")
+        trained.config.record = json.loads(json.dumps(trained.config.record))
+        monitor(images(20), cost_lambda=0.1)
+        trained.set_engine("torch")
+        assert monitor.report()["num_images"] == 20
 
     def test_malformed_batches_are_refused_at_once(self, trained):
         monitor = DriftMonitor(trained)

@@ -2,19 +2,23 @@
 
 import json
 import logging
+import math
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.faults.jsons import damaged
 from tests.profiles import make_profile
 from tests.tiny import images, routable
 
-from quee_hf import BudgetController, NotReadyError, QuEEConfig
+from quee_hf import BudgetController, NotReadyError, OutdatedError, QuEEConfig
 from quee_hf.execution.operating_points import DEFAULT_LAMBDAS
+from quee_hf.machine import this_machine
 from quee_hf.routing.cost_curve import cost_curve
 from quee_hf.routing.ledger import HORIZON, TOLERANCE
 
@@ -216,10 +220,13 @@ class TestAccounts:
 
     def test_costs_that_are_no_numbers_are_refused(self):
         budgeted = controller()
-        with pytest.raises(ValueError, match="Costs must be finite"):
-            budgeted.settle(budgeted.next_lambda(2), [0.5, float("nan")])
+        for wrong in (float("nan"), -0.1):
+            with pytest.raises(ValueError, match="Costs must be finite, and at least 0"):
+                budgeted.settle(budgeted.next_lambda(2), [0.5, wrong])
 
-    @pytest.mark.parametrize("options", [{"budget": 0.0}, {"budget": float("nan")}, {"window": 0}])
+    @pytest.mark.parametrize(
+        "options", [{"budget": 0.0}, {"budget": float("nan")}, {"window": 0}, {"window": float("nan")}]
+    )
     def test_senseless_arguments_are_refused(self, options):
         with pytest.raises(ValueError, match=f"`{next(iter(options))}` must be"):
             controller(**options)
@@ -256,10 +263,78 @@ class TestState:
         budgeted.next_lambda(500)
         assert BudgetController.from_dict(budgeted.to_dict()).to_dict() == controller().to_dict()
 
-    @pytest.mark.parametrize("content", [{}, {"lambdas": [0, 1], "costs": [1, 0], "unit": {"weight": 1}}])
+    @pytest.mark.parametrize(
+        "content", [{}, [], None, "held", {"lambdas": [0, 1], "costs": [1, 0], "unit": {"weight": 1}}]
+    )
     def test_other_content_is_refused(self, content):
-        with pytest.raises(ValueError, match="`BudgetController.to_dict` has not written this"):
+        with pytest.raises(ValueError, match="`BudgetController.to_dict` has not written this: it must have"):
             BudgetController.from_dict(content)
+
+    @pytest.mark.parametrize(
+        ("place", "value", "message"),
+        [
+            ("lambdas", [], "`lambdas` must be two or more"),
+            ("lambdas", [0.0, 0.0], "`lambdas` must be two or more finite numbers from 0 on, ascending"),
+            ("costs", [0.5, 0.4], r"`costs` must be \d+ finite numbers, descending, got \[0.5, 0.4\]"),
+            ("unit.name", "", "`unit.name` must be a word"),
+            ("unit.scale", 0, "`unit.scale` must be finite and above 0, got 0"),
+            ("unit.offset", math.inf, "`unit.offset` must be finite and at least 0, got inf"),
+            ("unit.cost_model", "euros", "`unit.cost_model` must be one of .*, got 'euros'"),
+            ("unit.cost_table", "ab", "`unit.cost_table` must be a SHA-256, got 'ab'"),
+            ("ledger.budget", 0, "`ledger.budget` must be finite and above 0, got 0"),
+            ("ledger.window", 1.5, "`ledger.window` must be whole, from 1 to .*, got 1.5"),
+            ("ledger.num_images", -5, "`ledger.num_images` must be whole, from 0 to .*, got -5"),
+            ("ledger.total", math.nan, "`ledger.total` must be finite, .* got nan"),
+            ("ledger.total", -1.0, "`ledger.total` must be finite, at least 0, .* got -1.0"),
+            ("ledger.owed", 1e9, "`ledger.owed` must be from -500 to 500, got 1000000000.0"),
+            ("ledger.dearer", None, "`ledger.dearer` must be finite, .* got None"),
+            (
+                "ledger.written_off",
+                3.0,
+                "`ledger.written_off` must be .*, what the other sums leave, got 3.0",
+            ),
+            ("num_stuck", 10**6, "`num_stuck` must be whole, from -400 to 400, got 1000000"),
+            ("verdict", "lol", r"`verdict` must be one of \['settling'.*\], got 'lol'"),
+        ],
+    )
+    def test_each_field_is_checked(self, place, value, message):
+        budgeted = controller()
+        run(budgeted, draw([(MIXED, 400)]), 8)
+        content = json.loads(json.dumps(budgeted.to_dict()))
+        *path, name = place.split(".")
+        (content[path[0]] if path else content)[name] = value
+        with pytest.raises(ValueError, match="`BudgetController.to_dict` has not written this: " + message):
+            BudgetController.from_dict(content)
+
+    @settings(max_examples=400, deadline=None)
+    @given(data=st.data(), count=st.sampled_from([0, 8, 400]))
+    def test_what_is_damaged_is_refused_or_works(self, data, count):
+        budgeted = controller()
+        if count:
+            run(budgeted, draw([(MIXED, count)]), 8)
+        content = data.draw(damaged(json.loads(json.dumps(budgeted.to_dict()))))
+        again = None
+        with suppress(ValueError):
+            again = BudgetController.from_dict(content)
+        if again is None:
+            return
+        run(again, draw([(HARD, 40)]), 8)
+        report = again.report()
+        assert report["num_images"] == content["ledger"]["num_images"] + 40
+        assert all(math.isfinite(value) for value in report.values() if isinstance(value, float))
+        assert BudgetController.from_dict(json.loads(json.dumps(again.to_dict()))).report() == report
+
+    @given(
+        batches=st.lists(st.lists(st.floats(0, 1), max_size=40), max_size=20),
+        budget=st.floats(0.01, 2),
+        window=st.integers(1, 10**6),
+    )
+    def test_whatever_is_written_is_read(self, batches, budget, window):
+        budgeted = controller(budget, window=window)
+        for costs in batches:
+            budgeted.settle(budgeted.next_lambda(len(costs)), costs)
+        again = BudgetController.from_dict(json.loads(json.dumps(budgeted.to_dict())))
+        assert again.report() == budgeted.report()
 
 
 def priced(**fields):
@@ -389,6 +464,82 @@ class TestModel:
         other = routable()
         other.set_cost_model("flops")
         with pytest.raises(
-            ValueError, match="made for costs in 'bitops', but the model's `cost_model` is 'flops'"
+            OutdatedError, match="made for costs in 'bitops', but the model's `cost_model` is 'flops'"
         ):
             other(images(2), cost_lambda=budgeted)
+
+    @pytest.mark.parametrize("target", ["target_cost", "target_latency_ms"])
+    def test_times_that_were_measured_anew_are_refused(self, target):
+        model = timed()
+        budgeted = BudgetController.for_model(model, **{target: 0.9 if target == "target_cost" else 12.0})
+        again = BudgetController.from_dict(json.loads(json.dumps(budgeted.to_dict())))
+        for each in (budgeted, again):
+            model(images(2), cost_lambda=each)
+        model.config.cost_table[0][0] += 1  # in place
+        before = budgeted.report()
+        for each in (budgeted, again):
+            with pytest.raises(OutdatedError, match="costs in 'latency' are others than when the controller"):
+                model(images(2), cost_lambda=each)
+        assert budgeted.report() == before
+
+    def test_an_embedding_that_was_measured_anew_is_refused_only_by_a_budget_in_milliseconds(self):
+        model = timed()
+        relative = BudgetController.for_model(model, target_cost=0.9)
+        absolute = BudgetController.for_model(model, target_latency_ms=12.0)
+        profile = json.loads(json.dumps(model.config.profile))
+        profile["embedding"] = [[3.0, 3.0, 3.0]] * len(profile["batch_sizes"])
+        model.config.keep_record("profile", profile)
+        model(images(2), cost_lambda=relative)
+        with pytest.raises(OutdatedError):
+            model(images(2), cost_lambda=absolute)
+
+    def test_times_that_are_not_used_may_change(self, budgeted, model):
+        before = model.config.cost_table
+        stream = model.classify_stream(images(40).split(5), cost_lambda=budgeted, batch_size=4)
+        next(stream)
+        model.config.cost_table = [[4.0, 2.0, 1.0]] * 3
+        assert len(list(stream)) == 39
+        model(images(2), cost_lambda=budgeted)
+        model.config.cost_table = before
+
+    @pytest.mark.parametrize("how", ["controller", 0.1, "path"])
+    @pytest.mark.parametrize("started", [False, True])
+    @pytest.mark.parametrize("change", ["set_cost_model", "replace_trunk", "cost_table"])
+    def test_a_stream_ends_where_costs_change(self, how, started, change):
+        model = timed() if change == "cost_table" else routable()
+        budgeted = BudgetController.for_model(model, target_cost=0.9)
+        route = (
+            {"path": [8, 8]} if how == "path" else {"cost_lambda": budgeted if how == "controller" else how}
+        )
+        stream = model.classify_stream(images(200).split(5), **route, batch_size=4)
+        if started:
+            next(stream)
+        if change == "set_cost_model":
+            model.set_cost_model("flops")
+        elif change == "cost_table":
+            model.config.cost_table[1][0] += 1
+        else:
+            model.replace_trunk(model.trunk, model.level_list)
+        with pytest.raises(OutdatedError, match="have changed since the stream began: begin another"):
+            list(stream)
+        assert budgeted.to_dict() == BudgetController.from_dict(budgeted.to_dict()).to_dict()
+        assert budgeted._ledger.num_pending == 0
+
+    @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+    def test_a_stream_goes_on_with_the_engine_it_began_with(self, engine, budgeted, model):
+        wanted = [output.path for output in model.classify_stream(images(40).split(5), cost_lambda=0.1)]
+        stream = model.classify_stream(images(40).split(5), cost_lambda=0.1, batch_size=4)
+        found = [next(stream).path]
+        model.set_engine(engine)
+        found += [output.path for output in stream]
+        model.set_engine("torch")
+        assert torch.equal(torch.cat(found), torch.cat(wanted))
+
+
+def timed():
+    """Return a model that routes by times."""
+    model = routable()
+    model.config.cost_table = [[4.0, 3.0, 2.0] for _ in range(3)]
+    model.config.keep_record("profile", make_profile(3, 3, machine=this_machine(model.device)))
+    model.set_cost_model("latency")
+    return model

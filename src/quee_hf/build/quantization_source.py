@@ -13,9 +13,9 @@ from quee_hf.build.recipe import Recipe
 from quee_hf.build.source import Source, complete_exits, is_local, open_source
 from quee_hf.configuration import QuEEConfig
 from quee_hf.errors import BadDatasetError, QuEEError
-from quee_hf.measurements import without
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.schemes import check_kept
+from quee_hf.values import without
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 from quee_hf.build.files import hash_file, write_json
 from quee_hf.checkpoints import REPLACED, UNFINISHED, replaced_directory
 from quee_hf.errors import QuEEError
-from quee_hf.measurements import is_number, without
 from quee_hf.processes import check_alone
 from quee_hf.saved_config import DAMAGE
+from quee_hf.values import is_number, without
 
 _DONE = "done.json"
 _RECIPE = "recipe.yaml"

@@ -1,5 +1,6 @@
 """`quee drift`: whether images are like those that a model was validated on."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from quee_hf.cli import options
 from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, show_table
 from quee_hf.cli.image_files import expand, read_batches, report_unreadable
-from quee_hf.cli.keeping import check_place, keep_measured
+from quee_hf.cli.keeping import keep_measured
 
 if TYPE_CHECKING:
     from quee_hf.cli.loading import LoadedModel
@@ -61,8 +62,10 @@ def drift(
 
         quee drift run/model holiday/ --window 200 --shadow-share 0.1
     """
-    if reference is not None:
-        check_place(model, None)
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"--false-alarm-rate must be above 0 and below 1, got {false_alarm_rate}.")
+    if reference is not None and not Path(model).is_dir():
+        raise ValueError(f"--reference is kept in the model's directory, which {model} is not: download it.")
     files = expand(images)
     plan = None if reference is None else options.Images(reference, None, match_labels, skip_bad)
     how = {"window": window, "false_alarm_rate": false_alarm_rate, "shadow_share": shadow_share}
@@ -84,7 +87,7 @@ def drift(
 def _record(source: str, loaded: "LoadedModel", plan: options.Images) -> None:
     from quee_hf.build.ingredients import read_matching
     from quee_hf.data.roles import OPERATING_POINTS, check_unused
-    from quee_hf.diagnostics.drift import record_drift_reference
+    from quee_hf.diagnostics.drift_recording import record_drift_reference
 
     found = read_matching(plan.data, loaded.model, plan, say)
     check_unused(loaded.model.config, found, plan.data, but=(OPERATING_POINTS,))
@@ -121,9 +124,9 @@ def _compare(
                 windows.append({"remarkable": report["remarkable"], "shifts": shifts})
             bar.update(len(batch))
     report = monitor.report()
-    names = ("num_images", "num_windows", "num_drifted", "agreement", "images_needed")
+    names = ("num_images", "num_unanswered", "num_windows", "num_drifted", "agreement", "images_needed")
     return {
-        "cost_lambda": used,
+        "cost_lambda": "inf" if used == math.inf else used,
         **{name: report[name] for name in names},  # type: ignore[literal-required]
         "window": how["window"],
         "windows": windows,
@@ -132,6 +135,10 @@ def _compare(
 
 
 def _summarize(result: dict[str, Any]) -> None:
+    if result["num_unanswered"]:
+        show(f"{result['num_unanswered']} images have no answer (NaN or infinity) and were left out")
+    if not result["num_images"]:
+        return
     if not result["num_windows"]:
         show(f"{result['num_images']} images are too few: a window has {result['window']} (--window).")
     else:
@@ -145,6 +152,8 @@ def _summarize(result: dict[str, Any]) -> None:
             rows,
         )
         show(f"{result['num_drifted']} of {result['num_windows']} windows differ from validation")
+        if left := result["num_images"] % result["window"]:
+            show(f"The last {left} images fill no window and were left out")
     if (agreement := result["agreement"]) is not None:
         low, high = agreement["interval"]
         show(

@@ -211,6 +211,7 @@ def _summarize(result: dict[str, Any]) -> None:
         how = f"path {path_text(result['path'])}"
     if (budget := result["budget"]) is not None:
         how = (
-            f"{budget['mean']:.4g} {budget['unit']} of {budget['budget']:g} ({budget['verdict']}), {how} last"
+            f"budget {budget['budget']:g} {budget['unit']}, mean {budget['mean']:.4g} ({budget['verdict']}),"
+            f" last lambda {budget['cost_lambda']:.4g}"
         )
     show(f"{len(result['images'])} images, mean cost {result['mean_cost']:.3f}, {how}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from quee_hf.images import load_rgb, to_rgb
-from quee_hf.measurements import is_from_0_to
+from quee_hf.values import is_from_0_to
 
 _IMAGE = ("inputs", "image")
 _OPTIONS = ("cost_lambda", "target_cost", "top_k", "return_routing")

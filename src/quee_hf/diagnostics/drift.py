@@ -1,5 +1,6 @@
 """`DriftMonitor`: whether the images of a stream are like those that a model was validated on."""
 
+import copy
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,29 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from quee_hf.diagnostics.shift import Shift, excess_p_value, measure_shift
-from quee_hf.errors import NotReadyError
-from quee_hf.execution.drift_reference import QUANTITIES, bin_images, make_drift_reference
+from quee_hf.diagnostics.agreement import Agreement, judge_agreement
+from quee_hf.diagnostics.shift import Shift, measure_shift
+from quee_hf.errors import NotReadyError, OutdatedError
+from quee_hf.execution.drift_reference import QUANTITIES, bin_images
 from quee_hf.execution.feed import Batch
-from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs
-from quee_hf.intervals import wilson_interval
-from quee_hf.measurements import DriftReference
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
 
 logger = logging.getLogger(__name__)
-
-
-class Agreement(TypedDict):
-    """How often routed images get the class that the whole network gives them, of the last ones tried."""
-
-    num_images: int
-    share: float
-    interval: list[float]  # 95 %
-    expected: float  # at the same lambdas, on the reference's images
-    p_value: float  # of so little agreement without any shift
 
 
 class DriftReport(TypedDict):
@@ -41,30 +29,11 @@ class DriftReport(TypedDict):
     remarkable: list[str]  # of "exit", "error", "confidence" and "agreement", what differs
     shifts: dict[str, Shift]
     agreement: Agreement | None  # at any time, once an image was tried
-    num_images: int  # in all
+    num_images: int  # that were compared, or will be when their window is complete
+    num_unanswered: int  # left out of all the rest: their pixels or outputs hold NaN or infinity
     num_windows: int
     num_drifted: int  # of these
     images_needed: int  # until the next window is complete
-
-
-def record_drift_reference(
-    model: QuEEForImageClassification, images: Dataset[Any] | PathOutputs, *, batch_size: int = 64
-) -> DriftReference:
-    """Keep in a model's config what routing makes of validation images, whose labels do not matter.
-
-    `model.fit_operating_points` does so, too: this is for models that have none, or that were made before.
-
-    Args:
-        model: With trained gates; on any engine.
-        images: Used for nothing else, or their collected outputs.
-        batch_size: Images per batch.
-    """
-    model.check_gates_are_trained()
-    if not isinstance(images, PathOutputs):
-        images = collect_path_outputs(model.network, images, batch_size=batch_size, device=model.device)
-    found = make_drift_reference(model, images, model.config.cost_model)
-    model.config.keep_record("drift_reference", dict(found))
-    return found
 
 
 class DriftMonitor:
@@ -79,6 +48,9 @@ class DriftMonitor:
     A window without drift is reported with a probability of at most `false_alarm_rate`, all quantities
     together, if images are independent of each other: successive frames of a film are not, and classes that
     come one after the other are a drift.
+
+    Images without an answer, whose pixels or outputs hold NaN or infinity, are left out and counted by
+    themselves; the first is logged.
 
     Memory does not grow with the stream: a monitor keeps counts of a window, and the outcomes of at most
     `window` images that were tried at full depth. It is for one thread.
@@ -106,8 +78,8 @@ class DriftMonitor:
         shadow_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if window < 1:
-            raise ValueError(f"`window` must be at least 1, got {window}.")
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ValueError(f"`window` must be a whole number from 1 on, got {window!r}.")
         if not 0 < false_alarm_rate < 1:
             raise ValueError(f"`false_alarm_rate` must be above 0 and below 1, got {false_alarm_rate}.")
         if not 0 <= shadow_share <= 1:
@@ -119,19 +91,21 @@ class DriftMonitor:
                 " `quee_hf.record_drift_reference(model, validation)`."
             )
         self.model, self._reference = model, reference
+        self._costs = copy.deepcopy(self._costs_now())
         self._window, self._level, self._share = window, false_alarm_rate, shadow_share
         self._random = np.random.default_rng(seed)
         self._expected = {
             name: np.array([row.split() for row in reference["counts"][name]], float) for name in QUANTITIES
         }
         self._tried: deque[tuple[bool, float]] = deque(maxlen=window)  # whether it differs, and how probable
-        self._num_images = self._num_windows = self._num_drifted = 0
+        self._num_images = self._num_unanswered = self._num_windows = self._num_drifted = 0
         self._shifts: dict[str, Shift] = {}
         self._remarkable: list[str] = []
         self._start_window()
 
     def __call__(self, pixel_values: Tensor, **options: Any) -> QuEEImageClassifierOutput:
         """Classify images as the model does, with the same options, and look at how."""
+        self._check_current()
         output: QuEEImageClassifierOutput = self.model(pixel_values, **options)
         chosen = self._random.random(len(pixel_values)) < self._share
         self.observe(output, pixel_values[torch.from_numpy(chosen).to(pixel_values.device)], chosen)
@@ -143,6 +117,7 @@ class DriftMonitor:
         """Classify a data set as the model does, with the same options, and look at how."""
         if isinstance(batches, (Tensor, Mapping)):
             return self.model.classify_stream(batches, **options)  # which refuses them
+        self._check_current()
         # Of each image that is inside: its pixels, or none if it is not tried.
         waiting: deque[Tensor] = deque()
 
@@ -170,7 +145,10 @@ class DriftMonitor:
         shadowed: Tensor | None = None,
         chosen: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Look at images that the model has classified; those that were sent along one path do not count.
+        """Look at images that the model has classified.
+
+        Those that were sent along one path do not count. Those without an answer, whose pixels or outputs
+        hold NaN or infinity, are counted by themselves: what routing makes of them says nothing of others.
 
         Args:
             output: Of the model.
@@ -179,19 +157,23 @@ class DriftMonitor:
 
         Raises:
             ValueError: If the output is of training mode.
+            OutdatedError: If the model is not what the monitor was made for any more.
         """
+        self._check_current()
         if output.cost_lambda is None:
             raise ValueError("In training mode nothing is routed: call `model.eval()` first.")
-        lambdas = _host(output.cost_lambda)
-        routed = ~np.isnan(lambdas)
-        if shadowed is not None and chosen is not None and len(shadowed):
-            self._try(output, shadowed, chosen & routed, chosen)
         assert output.logits is not None
         assert output.error_probability is not None
+        lambdas = _host(output.cost_lambda)
+        routed = ~np.isnan(lambdas)
+        counted = routed & _host(output.logits.isfinite().all(dim=1))
+        self._count_unanswered(int((routed & ~counted).sum()))
+        if shadowed is not None and chosen is not None and (counted & chosen).any():
+            self._try(output, shadowed, counted & chosen, chosen)
         exits, edges = _host(output.exit_index), self._reference["edges"]
         bins = bin_images(exits, output.error_probability, output.logits, edges)
-        rows = {name: each[routed] for name, each in bins.items()}
-        weights, start = self._weights(lambdas[routed]), 0
+        rows = {name: each[counted] for name, each in bins.items()}
+        weights, start = self._weights(lambdas[counted]), 0
         while start < len(weights):
             stop = min(len(weights), start + self._window - self._num_in_window)
             self._count(weights[start:stop], {name: each[start:stop] for name, each in rows.items()})
@@ -205,10 +187,25 @@ class DriftMonitor:
             "shifts": dict(self._shifts),
             "agreement": self._agreement(),
             "num_images": self._num_images,
+            "num_unanswered": self._num_unanswered,
             "num_windows": self._num_windows,
             "num_drifted": self._num_drifted,
             "images_needed": self._window - self._num_in_window,
         }
+
+    def _costs_now(self) -> tuple[str, list[list[float]]]:
+        return self.model.config.cost_model, self.model.cost_table
+
+    def _check_current(self) -> None:
+        """Raise `OutdatedError` if the model is not what the monitor was made for any more."""
+        found = (self.model.config.record or {}).get("drift_reference")
+        is_same = found is self._reference or found == self._reference
+        if not is_same or self._costs_now() != self._costs:
+            raise OutdatedError(
+                "The model's costs, levels, gates, classes or drift reference are others than when the"
+                " monitor was made: record a reference with `model.fit_operating_points(validation)` or"
+                " `quee_hf.record_drift_reference(model, validation)`, and make another monitor."
+            )
 
     def _start_window(self) -> None:
         self._num_in_window = 0
@@ -221,6 +218,14 @@ class DriftMonitor:
         place = np.interp(lambdas, known, np.arange(len(known)))
         weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(len(known))))
         return weights
+
+    def _count_unanswered(self, count: int) -> None:
+        if count and not self._num_unanswered:
+            logger.warning(
+                f"{count} of the images have no answer: their pixels or outputs hold NaN or infinity. Such"
+                " images are left out of what is compared; `report()` says how many there are."
+            )
+        self._num_unanswered += count
 
     def _count(self, weights: NDArray[np.float64], bins: Mapping[str, NDArray[Any]]) -> None:
         self._num_images += len(weights)
@@ -260,28 +265,16 @@ class DriftMonitor:
         """Run some images through the whole network, and compare their classes."""
         path = [self.model.level_list[0]] * self.model.config.num_exits
         with torch.inference_mode():
-            whole = self.model(shadowed.to(self.model.device), path=path)
-        classes = _host(whole.logits.argmax(dim=-1))[wanted[chosen]]
+            rows = torch.from_numpy(wanted[chosen]).to(shadowed.device)
+            whole = self.model(shadowed[rows].to(self.model.device), path=path)
+        classes = _host(whole.logits.argmax(dim=-1))
         differs = _host(output.logits.argmax(dim=-1))[wanted] != classes  # type: ignore[union-attr]
         shares = np.array(self._reference["differing"]) / self._reference["num_images"]
         expected = self._weights(_host(output.cost_lambda)[wanted]) @ shares
         self._tried.extend(zip(differs.tolist(), expected.tolist(), strict=True))
 
     def _agreement(self) -> Agreement | None:
-        if not self._tried:
-            return None
-        num_tried, num_reference = len(self._tried), self._reference["num_images"]
-        num_differing = sum(differs for differs, _ in self._tried)
-        expected = float(np.mean([probability for _, probability in self._tried]))
-        return {
-            "num_images": num_tried,
-            "share": 1 - num_differing / num_tried,
-            "interval": list(wilson_interval(num_tried - num_differing, num_tried)),
-            "expected": 1 - expected,
-            "p_value": excess_p_value(
-                round(expected * num_reference), num_reference, num_differing, num_tried
-            ),
-        }
+        return judge_agreement(self._tried, self._reference["num_images"])
 
 
 def _host(values: Tensor | None) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from quee_hf.execution.budget import BudgetController
 from quee_hf.execution.feed import Batch, Feed
 from quee_hf.execution.finite import where_finite
-from quee_hf.execution.network import Network
+from quee_hf.execution.network import Network, SteadyNetwork
 from quee_hf.execution.routed import routed_forward
 from quee_hf.execution.rows import send
 from quee_hf.execution.stream import stream_routes
@@ -68,7 +68,9 @@ def answer_stream(
 
     Raises:
         TypeError, ValueError: As `Feed` does, before any image is read.
+        OutdatedError: While it runs, if the network's costs or classes change.
     """
+    network = SteadyNetwork(network)
     if isinstance(route, ForcedPath):
         return _forced_outputs(network, Feed(batches, 0.0, batch_size, device), route)
     if isinstance(route, BudgetController):

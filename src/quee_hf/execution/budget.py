@@ -9,6 +9,8 @@ from typing import Any, Self, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
+from quee_hf.errors import OutdatedError
+from quee_hf.execution.budget_state import read_state
 from quee_hf.execution.prices import Priced, Unit, expected_costs, relative_cost, time_of_an_image
 from quee_hf.routing.cost_curve import CostCurve, cost_curve
 from quee_hf.routing.ledger import HORIZON, TOLERANCE, Costs, Ledger
@@ -64,7 +66,7 @@ class BudgetController:
         window: Images.
 
     Raises:
-        ValueError: If the budget or the window is not positive.
+        ValueError: If the budget is not positive, or the window no whole number from 1 on.
 
     Source:
         None: our choice. The sum is the tracker of Gibbs and Candes 2021 (arXiv:2106.00170), of costs instead
@@ -76,10 +78,10 @@ class BudgetController:
     ) -> None:
         if not 0 < budget < math.inf:
             raise ValueError(f"`budget` must be above 0, got {budget}.")
-        if window < 1:
-            raise ValueError(f"`window` must be at least 1, got {window}.")
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ValueError(f"`window` must be a whole number from 1 on, got {window!r}.")
         self._curve, self._unit = curve, unit or Unit()
-        self._ledger = Ledger(float(budget), int(window))
+        self._ledger = Ledger(float(budget), window)
         self._num_stuck = 0  # images at an end of the bounds; negative at the lower end
         self._verdict, self._has_complained = "settling", False
         self._lock = Lock()
@@ -148,11 +150,11 @@ class BudgetController:
             costs: `(images,)`, relative to the dearest path, as `output.cost` has them.
 
         Raises:
-            ValueError: If a cost is not finite.
+            ValueError: If a cost is not finite, or negative.
         """
         paid = self._unit.offset + self._unit.scale * np.asarray(costs, dtype=np.float64).reshape(-1)
-        if not np.isfinite(paid).all():
-            raise ValueError("Costs must be finite.")
+        if not (np.isfinite(paid) & (paid >= 0)).all():
+            raise ValueError("Costs must be finite, and at least 0.")
         if len(paid):
             with self._lock:
                 self._ledger.settle(self._prices(cost_lambda, len(paid)), paid)
@@ -163,12 +165,25 @@ class BudgetController:
         with self._lock:
             self._ledger.drop(self._prices(cost_lambda, count))
 
-    def check_cost_model(self, cost_model: str) -> None:
-        """Raise `ValueError` if a model's costs are not those that the controller was made for."""
-        if self._unit.cost_model not in (None, cost_model):
-            raise ValueError(
-                f"The controller was made for costs in {self._unit.cost_model!r}, but the model's"
-                f" `cost_model` is {cost_model!r}: make another."
+    def check_costs(self, model: Priced) -> None:
+        """Raise `OutdatedError` if a model's costs are not those that the controller was made for.
+
+        The model does so itself whenever it is given the controller; who calls `next_lambda` and `settle`
+        may ask.
+        """
+        made_for, config = self._unit, model.config
+        if made_for.cost_model not in (None, config.cost_model):
+            raise OutdatedError(
+                f"The controller was made for costs in {made_for.cost_model!r}, but the model's"
+                f" `cost_model` is {config.cost_model!r}: make another."
+            )
+        if made_for.cost_table is None:
+            return
+        is_timed = made_for.name == "ms" and config.profile is not None
+        if (time_of_an_image(model) if is_timed else relative_cost(model)) != made_for:
+            raise OutdatedError(
+                f"The model's costs in {config.cost_model!r} are others than when the controller was made:"
+                " make another."
             )
 
     def report(self) -> BudgetReport:
@@ -205,16 +220,11 @@ class BudgetController:
         """Return the controller that `to_dict` described.
 
         Raises:
-            ValueError: If it did not.
+            ValueError: If it did not: a field is missing, or has a value that it cannot have.
         """
-        try:
-            curve = CostCurve(np.array(content["lambdas"], float), np.array(content["costs"], float))
-            unit, ledger = Unit(**content["unit"]), Ledger(**content["ledger"])
-            found = cls(curve, ledger.budget, unit=unit, window=ledger.window)
-            found._ledger, found._num_stuck = ledger, int(content["num_stuck"])
-            found._verdict = str(content["verdict"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"`BudgetController.to_dict` has not written this: {error!r}.") from error
+        state = read_state(content)
+        found = cls(state.curve, state.ledger.budget, unit=state.unit, window=state.ledger.window)
+        found._ledger, found._num_stuck, found._verdict = state.ledger, state.num_stuck, state.verdict
         return found
 
     def _prices(self, cost_lambda: ArrayLike, count: int) -> Costs:

@@ -1,15 +1,17 @@
 """What routing makes of validation images at each lambda: where they leave, and how sure it is of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from quee_hf.execution.network import Network
-from quee_hf.execution.path_outputs import PathOutputs, replay
-from quee_hf.measurements import DriftReference
+from quee_hf.execution.path_outputs import PathOutputs, collect_path_outputs, replay
+from quee_hf.measurements import LEAST_IMAGES, DriftReference
 from quee_hf.routing.policy import Indices
 
 QUANTITIES = ("exit", "error", "confidence")
@@ -19,6 +21,34 @@ _LAMBDAS = (0.0, *(round(0.001 * 1.2**step, 6) for step in range(48)))
 _CLOSE = 0.01  # difference of shares by which a row may be missed by its neighbours, and be left out
 
 
+def reference_outputs(
+    network: Network, images: Dataset[Any] | PathOutputs, batch_size: int, device: torch.device
+) -> PathOutputs:
+    """Return the outputs of images that later ones are to be compared with; collect them if need be.
+
+    Raises:
+        ValueError: If there are fewer than two, before anything runs if they have a length; or one has no
+            answer: its pixels or outputs hold NaN or infinity.
+    """
+    _check_enough(images)
+    if not isinstance(images, PathOutputs):
+        images = collect_path_outputs(network, images, batch_size=batch_size, device=device)
+        _check_enough(images)
+    finite = images.logits.flatten(1).isfinite().all(dim=1)
+    if not bool(finite.all()):
+        position = int((~finite).nonzero()[0])
+        raise ValueError(f"The outputs of image {position}, counted from 0, hold NaN or infinity.")
+    return images
+
+
+def _check_enough(images: object) -> None:
+    if isinstance(images, Sized) and len(images) < LEAST_IMAGES:
+        raise ValueError(
+            f"What later images are compared with needs at least {LEAST_IMAGES} images, and some hundred to"
+            f" mean much, got {len(images)}."
+        )
+
+
 def bin_images(
     exit_index: Indices, error: Tensor, logits: Tensor, edges: Mapping[str, Sequence[float]]
 ) -> dict[str, Indices]:
@@ -26,8 +56,8 @@ def bin_images(
 
     Args:
         exit_index: `(batch,)`, where images left.
-        error: `(batch,)`, predicted error; NaN counts as 1.
-        logits: `(batch, labels)`; those with NaN count as no confidence.
+        error: `(batch,)`, predicted error; NaN, where no gate was asked, counts as 1.
+        logits: `(batch, labels)`, finite.
         edges: Between the bins of error and confidence.
     """
     values = {"error": _errors(error), "confidence": _confidences(logits)}
@@ -40,7 +70,7 @@ def make_drift_reference(network: Network, outputs: PathOutputs, cost_model: str
 
     Args:
         network: The model whose gates decide.
-        outputs: Of images used for nothing else.
+        outputs: Of images used for nothing else, as `reference_outputs` returns them.
         cost_model: By which the model routes.
     """
     depths = np.array([len(path) for path in network.router.tree.paths])
@@ -50,7 +80,7 @@ def make_drift_reference(network: Network, outputs: PathOutputs, cost_model: str
         "confidence": _edges(np.concatenate([_confidences(each.logits) for each in routes])),
     }
     sizes = {"exit": int(depths.max()), **{name: len(each) + 1 for name, each in edges.items()}}
-    binned = [bin_images(depths[each.node] - 1, each.error, each.logits, edges) for each in routes]
+    binned = [bin_images(depths[each.node.numpy()] - 1, each.error, each.logits, edges) for each in routes]
     counts = {
         name: np.stack([np.bincount(bins[name], minlength=sizes[name]) for bins in binned])
         for name in QUANTITIES
@@ -83,7 +113,7 @@ def _telling(lambdas: NDArray[np.float64], shares: NDArray[np.float64]) -> list[
 
 def _edges(values: NDArray[np.float64]) -> list[float]:
     found = np.quantile(values, np.arange(1, NUM_BINS) / NUM_BINS)
-    return [float(edge) for edge in np.unique(found)]
+    return [float(edge) for edge in np.unique(found.clip(0, 1))]
 
 
 def _errors(error: Tensor) -> NDArray[np.float64]:
@@ -93,6 +123,5 @@ def _errors(error: Tensor) -> NDArray[np.float64]:
 
 def _confidences(logits: Tensor) -> NDArray[np.float64]:
     # In float32 many are exactly 1, but for the rounding of whatever computed them.
-    largest = torch.softmax(logits.double(), dim=-1).amax(dim=-1)
-    found: NDArray[np.float64] = np.nan_to_num(largest.numpy(force=True), nan=0.0)
+    found: NDArray[np.float64] = torch.softmax(logits.double(), dim=-1).amax(dim=-1).numpy(force=True)
     return found

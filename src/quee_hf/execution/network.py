@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from quee_hf.errors import OutdatedError
 from quee_hf.exits.reading import ExitReading
 from quee_hf.levels import Level
 from quee_hf.paths import Path
@@ -172,3 +173,42 @@ class NetworkWrapper:
     def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
         """Take one step."""
         return self._network.decide(depth, node, scores, cost_lambda)
+
+
+class SteadyNetwork(NetworkWrapper):
+    """A network that will not go on once its paths, its costs or what it tells apart have changed.
+
+    Args:
+        network: As it is now.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self._router = network.router
+
+    @property
+    def router(self) -> Router:
+        """The paths and their costs, as they were."""
+        return self._router
+
+    def run_path(self, pixel_values: Tensor, path: Path) -> Tensor:
+        """Run all images along one path."""
+        self._check()
+        return self._network.run_path(pixel_values, path)
+
+    def advance(self, segment: int, level: Level, hidden: Tensor, seen: Tensor | None) -> Step:
+        """Run a segment, read the exit after it, and ask the gate there."""
+        self._check()
+        return self._network.advance(segment, level, hidden, seen)
+
+    def decide(self, depth: int, node: Indices, scores: Floats, cost_lambda: Floats) -> Decision:
+        """Take one step."""
+        self._check()
+        return self._network.decide(depth, node, scores, cost_lambda)
+
+    def _check(self) -> None:
+        if self._network.router is not self._router:
+            raise OutdatedError(
+                "The model's costs, levels, gates or classes have changed since the stream began: begin"
+                " another."
+            )

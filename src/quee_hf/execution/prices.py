@@ -1,5 +1,7 @@
 """What images of a model are expected to cost at each lambda, and in what unit."""
 
+import hashlib
+import json
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +20,7 @@ class Unit(NamedTuple):
     scale: float = 1.0
     offset: float = 0.0
     cost_model: str | None = None  # of the relative costs; `None` for any
+    cost_table: str | None = None  # SHA-256 that tells the costs of segments; `None` for any
 
 
 class Priced(Protocol):
@@ -36,7 +39,7 @@ class Priced(Protocol):
 
 def relative_cost(model: Priced) -> Unit:
     """Return the unit of a model's own costs."""
-    return Unit(cost_model=model.config.cost_model)
+    return Unit(cost_model=model.config.cost_model, cost_table=_digest(model.cost_table))
 
 
 def expected_costs(model: Priced) -> list[tuple[float, float]]:
@@ -62,4 +65,9 @@ def time_of_an_image(model: Priced) -> Unit:
             " --data VALIDATION`, or `quee_hf.profile(model)` and `model.set_cost_model('latency')`."
         )
     embedding = profile["embedding"][profile["batch_sizes"].index(profile["batch_size"])][0]
-    return Unit("ms", sum(max(row) for row in model.cost_table), embedding, "latency")
+    table = model.cost_table
+    return Unit("ms", sum(max(row) for row in table), embedding, "latency", _digest(table))
+
+
+def _digest(table: list[list[float]]) -> str:
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()

@@ -43,6 +43,11 @@ class Ledger:
         """Of all images, or `None` before the first."""
         return self.total / self.num_images if self.num_images else None
 
+    @property
+    def most_owed(self) -> float:
+        """What is owed or left at most; the rest is written off."""
+        return TOLERANCE / 2 * self.budget * self.window
+
     def price_wanted(self, count: int) -> float:
         """Return the price at which each of the next images should start.
 
@@ -72,8 +77,7 @@ class Ledger:
         self.total += float(costs.sum())
         self.owed += float((costs - self.budget).sum())
         self.dearer += self._share(len(costs)) * (float((costs - prices).mean()) - self.dearer)
-        most = TOLERANCE / 2 * self.budget * self.window
-        kept = min(max(self.owed, -most), most)
+        kept = min(max(self.owed, -self.most_owed), self.most_owed)
         self.written_off += self.owed - kept
         self.owed = kept
 
