@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import images, routable
+from tests.tiny import VARIANTS, images, routable, wrap
 from transformers import PreTrainedModel
 
 from quee_hf import IncompatibleCheckpointError, QuEEForImageClassification
@@ -329,6 +329,22 @@ class TestLoadingDamagedFiles:
         (saved / "config.json").write_text(json.dumps(config | fields))
         with pytest.raises(IncompatibleCheckpointError, match="The weights do not fit the config"):
             QuEEForImageClassification.from_pretrained(saved)
+
+    def test_a_logit_scale_of_a_model_with_a_classifier(self, saved):
+        config = json.loads((saved / "config.json").read_text())
+        (saved / "config.json").write_text(json.dumps(config | {"logit_scale": 3.0}))
+        with pytest.raises(
+            IncompatibleCheckpointError, match=r"'vit' .*`logit_scale` must be None, got 3\.0"
+        ):
+            QuEEForImageClassification.from_pretrained(saved)
+
+    def test_no_logit_scale_of_a_clip_model(self, tmp_path):
+        wrap(VARIANTS["clip"].build()).save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config.pop("logit_scale") > 0
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(IncompatibleCheckpointError, match="'clip_vision_model' .*needs a `logit_scale`"):
+            QuEEForImageClassification.from_pretrained(tmp_path)
 
     def test_a_later_format(self, saved):
         config = json.loads((saved / "config.json").read_text())

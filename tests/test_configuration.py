@@ -187,6 +187,11 @@ INVALID = [
     ({"certificates": [{"promise": "accuracy"}]}, "`certificates` must have the fields"),
     ({"operating_points": [{"cost": 1.0}]}, "`operating_points` must have 'cost_lambda'"),
     ({"operating_points": [{**POINT, "cost_model": "flops"}]}, "were measured at costs in 'flops'"),
+    # validate_logit_scale
+    ({"logit_scale": 0.0}, "`logit_scale` must be positive and finite, got 0.0"),
+    ({"logit_scale": -1.5}, "`logit_scale` must be positive and finite, got -1.5"),
+    ({"logit_scale": math.inf}, "`logit_scale` must be positive and finite, got inf"),
+    ({"logit_scale": math.nan}, "`logit_scale` must be positive and finite, got nan"),
     # validate_costs
     ({"cost_lambda": -0.1}, "`cost_lambda` must be at least 0, got -0.1"),
     ({"cost_lambda": math.nan}, "`cost_lambda` must be at least 0, got nan"),

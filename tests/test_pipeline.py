@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from quee_hf import BudgetController, DriftMonitor, QuEEForImageClassification, record_drift_reference
 from quee_hf.certificates import fingerprint_of_model
-from quee_hf.errors import BadImageError, NotReadyError
+from quee_hf.errors import BadImageError, IncompatibleCheckpointError, NotReadyError
 from quee_hf.pipeline import QuEEImageClassificationPipeline
 from quee_hf.registration import ImageClassificationDispatch, register_pipeline
 
@@ -201,6 +202,29 @@ class TestRegistration:
         entry["impl"] = ImageClassificationPipeline
         classify = pipeline(TASK, model=saved, pipeline_class=QuEEImageClassificationPipeline, device="cpu")
         assert classify(pictures[0], path=[8], return_routing=True)["routing"]["path"] == [8]
+
+
+class TestDamagedModels:
+    """`transformers` turns into errors of its own whatever goes wrong while weights are loaded."""
+
+    @pytest.fixture
+    def damaged(self, saved, tmp_path):
+        return Path(shutil.copytree(saved, tmp_path / "model"))
+
+    def test_errors_of_weights_are_in_the_message(self, damaged):
+        content = bytearray((damaged / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (damaged / "model.safetensors").write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"Could not load(.|\n)*IncompatibleCheckpointError: .*is damaged"
+        ):
+            pipeline(TASK, model=str(damaged), device="cpu")
+
+    def test_errors_of_configs_come_as_they_are(self, damaged):
+        config = json.loads((damaged / "config.json").read_text())
+        (damaged / "config.json").write_text(json.dumps(config | {"levels": [8, 9]}))
+        with pytest.raises(IncompatibleCheckpointError, match="got 9"):
+            pipeline(TASK, model=str(damaged), device="cpu")
 
 
 class TestOutput:

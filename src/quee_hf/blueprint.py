@@ -20,6 +20,17 @@ def check_runnable(config: QuEEConfig, level: Level) -> None:
         raise NotReadyError(f"Level {level} needs quantized weights; call `quee_hf.quantize` first.")
 
 
+def check_logit_scale(config: QuEEConfig) -> None:
+    """Raise `ValueError` unless there is a logit scale where there are class embeddings, and only there."""
+    kind, scale = config.backbone.model_type, config.logit_scale
+    if get_family(config.backbone).is_contrastive and scale is None:
+        raise ValueError(
+            f"A {kind!r} model compares images with classes: it needs a `logit_scale`, got None."
+        )
+    if not get_family(config.backbone).is_contrastive and scale is not None:
+        raise ValueError(f"A {kind!r} model has a classifier: its `logit_scale` must be None, got {scale}.")
+
+
 def path_tree(config: QuEEConfig) -> PathTree:
     """Return the paths that the model's gates score."""
     is_first_highest = config.first_level == "highest"

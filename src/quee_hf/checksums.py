@@ -5,7 +5,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
@@ -19,8 +19,9 @@ from quee_hf.errors import IncompatibleCheckpointError
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # What the Hub names files by: SHA-256 of large ones, git's SHA-1 of others.
 _SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-# How a checksum stands in the header of weights. It is that of the file with zeros in its own place.
-_SEAL, _BLANK = b'"quee_sha256":"', b"0" * 64
+# How checksums stand in the header of weights: the file's own, which is that of the file with zeros in its
+# place, and that of the file before it, which ties the files of one save together; the first has zeros.
+_SEAL, _AFTER, _BLANK = b'"quee_sha256":"', b'"quee_after":"', b"0" * 64
 _SIZE = struct.Struct("<Q")  # of the header, with which a safetensors file begins
 _ALIGNMENT = 8  # bytes, of tensors
 _READ_SIZE = 1 << 20
@@ -32,7 +33,7 @@ def checked_files(files: Sequence[str]) -> Iterator[None]:
 
     Those in the Hub's cache have one in their name, and so has the config beside them; one that differs is
     removed, so that it is fetched anew. Others have one in their header, if quee_hf wrote them; what another
-    tool has written since has none, and is not compared.
+    tool has written since has none, and is not compared. Files of one model must be of one save.
 
     Raises:
         IncompatibleCheckpointError: At the end of the block, if a file differs.
@@ -47,15 +48,30 @@ def checked_files(files: Sequence[str]) -> Iterator[None]:
             for file, digest in zip(downloads, digests, strict=True):
                 _refuse(file, digest.result())
         _refuse_broken(files, seals)
+        _refuse_mixed(files)
 
 
-def seal_weights(file: Path) -> None:
-    """Write the checksum of a safetensors file into its header, in one step."""
+def seal_weights(files: Iterable[Path]) -> None:
+    """Write checksums into the headers of the safetensors files of one model, each in one step.
+
+    Each has its own, and that of the file before it.
+    """
+    before = _BLANK
+    for file in sorted(files):
+        before = _seal(file, before)
+
+
+def _seal(file: Path, before: bytes) -> bytes:
+    """Write into a file's header its checksum, and that of the file before it; return its own."""
     temporary = file.with_name(f".{file.name}.sealing-{os.getpid()}")
     with file.open("rb") as weights, temporary.open("wb") as sealed:
         (size,) = _SIZE.unpack(weights.read(_SIZE.size))
         header = json.loads(weights.read(size))
-        metadata = {**header.pop("__metadata__", {}), _SEAL.split(b'"')[1].decode(): _BLANK.decode()}
+        seals = {
+            _SEAL.split(b'"')[1].decode(): _BLANK.decode(),
+            _AFTER.split(b'"')[1].decode(): before.decode(),
+        }
+        metadata = {**header.pop("__metadata__", {}), **seals}
         text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
         text += b" " * (-len(text) % _ALIGNMENT)
         start = _SIZE.pack(len(text)) + text
@@ -67,6 +83,7 @@ def seal_weights(file: Path) -> None:
         sealed.seek(start.index(_SEAL) + len(_SEAL))
         sealed.write(digest.hexdigest().encode())
     os.replace(temporary, file)
+    return digest.hexdigest().encode()
 
 
 def check_processor(folder: Path) -> None:
@@ -127,15 +144,15 @@ def _sha256(file: Path) -> str:
 
 
 def _is_broken(file: Path) -> bool:
-    """Tell whether weights have a checksum in their header that is not theirs."""
+    """Tell whether weights have a checksum in their header that is not theirs, or lost theirs alone."""
     if _SHA256.fullmatch(file.resolve().name):
         return False  # the Hub's own covers it
     try:
         with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
-            (size,) = _SIZE.unpack(content[: _SIZE.size])
-            place = content.find(_SEAL, 0, min(_SIZE.size + size, len(content)))
+            header = _header(content)
+            place = header.find(_SEAL)
             if place < 0:
-                return False
+                return _AFTER in header
             place += len(_SEAL)
             digest = hashlib.sha256(content[:place] + _BLANK)
             with memoryview(content) as view, view[place + len(_BLANK) :] as rest:
@@ -145,11 +162,41 @@ def _is_broken(file: Path) -> bool:
         return False
 
 
+def _header(content: mmap) -> bytes:
+    """Return what stands before the tensors of a safetensors file."""
+    (size,) = _SIZE.unpack(content[: _SIZE.size])
+    return content[: min(_SIZE.size + size, len(content))]
+
+
+def _checksums(file: str) -> list[bytes]:
+    """Return the checksums in a file's header, empty if not there: its own, and that of the file before."""
+    try:
+        with Path(file).open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+            header = _header(content)
+    except (OSError, ValueError, struct.error):
+        return [b"", b""]
+    return [header.partition(key)[2][: len(_BLANK)] for key in (_SEAL, _AFTER)]
+
+
+def _refuse_mixed(files: Sequence[str]) -> None:
+    """Raise `IncompatibleCheckpointError` if one of the files that name each other is of another save."""
+    before, checksums = _BLANK, {file: _checksums(file) for file in sorted(files)}
+    is_tied = any(after for _, after in checksums.values())
+    for file, (own, after) in checksums.items():
+        if is_tied and after != before:
+            raise IncompatibleCheckpointError(
+                f"The weights beside {file} are not of one save: it does not follow the files before it. Copy"
+                " all of them anew from one place, or save the model again. (A tool that writes one of them"
+                " must write all.)"
+            )
+        before = own
+
+
 def _refuse_broken(files: Sequence[str], seals: Sequence[Future[bool]]) -> None:
     for file, is_broken in zip(files, seals, strict=True):
         if is_broken.result():
             raise IncompatibleCheckpointError(
                 f"{file} is damaged: it does not have the checksum that was written into it when it was"
                 " saved. Copy it anew from where it is whole, or build the model again. (A tool that changes"
-                " tensors must not keep the metadata `quee_sha256`.)"
+                " tensors must not keep the metadata `quee_sha256` and `quee_after`.)"
             )

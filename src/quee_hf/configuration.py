@@ -12,7 +12,7 @@ from quee_hf.levels import Level, check_levels
 from quee_hf.measurements import Profile, check_cost_table, check_measurements
 from quee_hf.saved_config import FORMAT_VERSION, OLDEST_FORMAT_VERSION, SavedConfig
 from quee_hf.schemes import QuantizationScheme, check_kept
-from quee_hf.values import is_from_0_to, without
+from quee_hf.values import is_from_0_to, is_number, without
 
 HEAD_TYPES = ("linear", "mlp", "attention", "ssa", "cls")
 GATE_TYPES = {
@@ -80,7 +80,7 @@ class QuEEConfig(SavedConfig):
         certificates: As `quee_hf.certify` makes them; `None` when nothing has been certified.
         cost_lambda: Default operating point; `None` runs every image through the whole network at the
             most exact level.
-        logit_scale: Multiplies cosine logits (CLIP); `None` for models with a linear classifier.
+        logit_scale: Multiplies cosine logits; CLIP models have one, and models with a classifier `None`.
         trained_parts: Which of "heads" and "gates" have been trained.
         record: How the model came about, for its card: "base_model" (Hub id), "license" (as the Hub spells
             it), "roles" (which images were used for what), "measured", "profile" (how long parts take) and
@@ -272,6 +272,12 @@ class QuEEConfig(SavedConfig):
         if self.scheme is not None:
             check_kept(self.scheme.kept, getattr(self.backbone_config, "num_hidden_layers", None))
         check_measurements(self, self.num_exits, len(self.levels))
+
+    def validate_logit_scale(self) -> None:
+        """What multiplies cosines is positive."""
+        scale = self.logit_scale
+        if scale is not None and not (is_number(scale) and scale > 0):
+            raise ValueError(f"`logit_scale` must be positive and finite, got {scale}.")
 
     def validate_costs(self) -> None:
         """The cost table fits the segments and levels, and lambda is not negative."""

@@ -176,8 +176,7 @@ class QuEEPreTrainedModel(PreTrainedModel):
     def _write_files(self, folder: Path, **kwargs: Any) -> None:
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(folder, **kwargs)
-        for file in folder.glob("*.safetensors"):
-            seal_weights(file)
+        seal_weights(folder.glob("*.safetensors"))
         write_remote_code(folder)
         write_card(folder, cast(QuEEConfig, self.config))
 

@@ -15,9 +15,14 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def process_index() -> int:
+    """Return the place of this process among those that were started together, from 0."""
+    return int(os.environ["RANK"]) if num_processes() > 1 else 0
+
+
 def is_main_process() -> bool:
     """Tell whether this is the process that writes and shows what all have found."""
-    return num_processes() == 1 or int(os.environ["RANK"]) == 0
+    return process_index() == 0
 
 
 def check_alone(what: str) -> None:

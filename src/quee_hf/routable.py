@@ -12,7 +12,14 @@ from quee_hf.backbones import get_family
 from quee_hf.backbones.block import LevelSet
 from quee_hf.backbones.class_embeddings import check_class_names, choose_class_embeddings
 from quee_hf.backbones.trunk import Trunk
-from quee_hf.blueprint import check_runnable, gate_spec, head_spec, path_tree, segment_costs
+from quee_hf.blueprint import (
+    check_logit_scale,
+    check_runnable,
+    gate_spec,
+    head_spec,
+    path_tree,
+    segment_costs,
+)
 from quee_hf.configuration import COST_MODELS, QuEEConfig
 from quee_hf.errors import NotReadyError
 from quee_hf.execution.answers import ForcedPath, path_of_levels
@@ -39,12 +46,16 @@ class RoutableModel(QuEEPreTrainedModel):
 
     Args:
         config: A complete config, with `backbone_config` and labels.
+
+    Raises:
+        ValueError: If a CLIP model has no logit scale, or another has one.
     """
 
     config: QuEEConfig
     gates: Gates
 
     def __init__(self, config: QuEEConfig) -> None:
+        check_logit_scale(config)
         super().__init__(config)
         level_set = LevelSet(config.level_list, config.scheme)
         self.trunk = Trunk(config.backbone, level_set)

@@ -1,5 +1,6 @@
 """Files of weights, damaged in every way: at random, by hand, and by what is no safetensors at all."""
 
+import hashlib
 import json
 import pickle
 import struct
@@ -47,6 +48,26 @@ class Victim:
         return "loads, the same weights"
 
 
+def flip(victim: Victim, bit: int) -> Attack:
+    """Flip one bit of the file."""
+    return Attack("a bit flipped", _flip(victim, bit))
+
+
+def write_lone_seal(file: Path) -> None:
+    """Write a file anew as quee_hf did when each had its own checksum, and knew of no other file."""
+    header, tensors = _parts(file.read_bytes())
+    blank = "0" * 64
+    metadata = {**header.pop("__metadata__"), "quee_sha256": blank}
+    del metadata["quee_after"]
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    content = struct.pack("<Q", len(text)) + text + tensors
+    digest = hashlib.sha256(content).hexdigest()
+    file.write_bytes(
+        content.replace(f'"quee_sha256":"{blank}"'.encode(), f'"quee_sha256":"{digest}"'.encode(), 1)
+    )
+
+
 def random_damage(victim: Victim, count: int, seed: int) -> Iterator[Attack]:
     """Yield so many flipped bits of header and tensors each, and a fifth as much of every other damage."""
     random, whole = Random(seed), victim.whole
@@ -83,6 +104,11 @@ def _overwritten(whole: bytes, random: Random) -> bytes:
 def _zeroed(whole: bytes, random: Random) -> bytes:
     place = random.randrange(len(whole) // _SECTOR) * _SECTOR
     return whole[:place] + bytes(_SECTOR) + whole[place + _SECTOR :]
+
+
+def _parts(content: bytes) -> tuple[dict, bytes]:
+    (size,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
 class _Exploit:

@@ -47,8 +47,8 @@ def trained(trainer: Any, model: QuEEForImageClassification, part: str) -> dict[
     return {"losses": torch.tensor([before, *losses]), "weights": weights}
 
 
-def train_heads(folder: Path, **options: Any) -> dict[str, Any]:
-    model = untrained()
+def train_heads(folder: Path, head_type: str = "linear", **options: Any) -> dict[str, Any]:
+    model = untrained(head_type=head_type)
     overrides = options.pop("overrides", {})
     trainer = ExitHeadTrainer(
         model, settings(folder, **overrides), train_dataset=TRAIN, eval_dataset=EVALUATION, **options
@@ -78,11 +78,16 @@ def collect() -> dict[int, list[torch.Tensor]]:
 
 def everything(folder: Path) -> dict[str, Any]:
     twice = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8 // num_processes()}
+    slow = {"learning_rate": 3e-3}  # else these heads blow up what rounding changes
     return {
         "collected": collect(),
         "heads": train_heads(folder / "heads"),
         "heads on the fly": train_heads(folder / "fly", cache_features=False),
         "heads, gradients of two batches": train_heads(folder / "twice", overrides=twice),
+        "heads, attention": train_heads(folder / "attention", "attention", overrides=slow),
+        "heads, attention, gradients of two batches": train_heads(
+            folder / "attention-twice", "attention", overrides=slow | twice, cache_features=False
+        ),
         "gates": train_gates(folder / "gates"),
         "gates, clusters": train_gates(folder / "clusters", targets=True),
         "gates, lra": train_gates(folder / "lra", gate_type="lra"),

@@ -11,6 +11,7 @@ from tests.training.in_processes import COUNTS, everything
 
 TRAININGS = (
     *("heads", "heads on the fly", "heads, gradients of two batches"),
+    *("heads, attention", "heads, attention, gradients of two batches"),
     *("gates", "gates, clusters", "gates, lra"),
 )
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from quee_hf.exits.dropout import SharedDropout
+
 
 class AttentionPooling(nn.Module):
     """Join the class token, the mean patch token, and what a few learned queries attend to.
@@ -38,7 +40,7 @@ class AttentionPooling(nn.Module):
         self.queries = nn.Parameter(torch.randn(key_size, num_queries) / key_size**0.5)
         self.keys = nn.Linear(hidden_size, key_size, bias=False)  # a bias would add the same to all tokens
         self.values = nn.Linear(hidden_size, value_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
 
     @property
     def lenses(self) -> Tensor:
