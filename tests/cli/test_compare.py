@@ -121,7 +121,9 @@ def test_another_config_with_the_same_heads_starts_anew(compared, built, quee, t
     shutil.copytree(output, tmp_path / "comparison")
     shutil.copytree(built / "model", tmp_path / "model")
     model = QuEEForImageClassification.from_pretrained(tmp_path / "model")
-    rebuild(model, **changed).save_pretrained(tmp_path / "model")
+    other = rebuild(model, **changed)
+    assert not {"measured", "drift_reference"} & set(other.config.record or ())  # of other gates
+    other.save_pretrained(tmp_path / "model")
     again = [*arguments, "--methods", "oracle", "--seeds", "1"]
     again[1], again[again.index(output)] = tmp_path / "model", tmp_path / "comparison"
     before = (output / "quee-0.safetensors").read_bytes()

@@ -1,5 +1,6 @@
 """Another model with the same trunk and heads: later stages decide on levels and paths."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ def rebuild(model: QuEEForImageClassification, **config_fields: Any) -> QuEEForI
         model: On the CPU. Levels can only change before it is quantized.
         **config_fields: Fields of `QuEEConfig` to change.
     """
-    forgotten = dict.fromkeys(("operating_points", "certificates", "cost_lambda"))
-    fields = {**model.config.to_dict(), **forgotten, **config_fields}
+    config = copy.deepcopy(model.config)
+    config.forget_measurements()
+    fields = {**config.to_dict(), **config_fields}
     fields["trained_parts"] = [part for part in model.config.trained_parts if part != "gates"]
     rebuilt = QuEEForImageClassification(QuEEConfig.from_dict(fields))
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(_GATES)}
