@@ -1,14 +1,23 @@
 """Tests of `quee_hf.certify`: what is found, what is kept, and what a pipeline does with it."""
 
+import tempfile
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from tests.tiny import NUM_LABELS, generator, routable
+from torch.utils.data import Subset
 from transformers import ViTImageProcessorPil
 
-from quee_hf import BadDatasetError, NotReadyError, QuEEForImageClassification, certify
+from quee_hf import (
+    BadDatasetError,
+    GateTrainer,
+    NotReadyError,
+    QuEEForImageClassification,
+    certify,
+    recommended_arguments,
+)
 from quee_hf.certificates import certified_lambda, fingerprint_of_model, keep_certificates
 from quee_hf.certification import LAMBDAS
 from quee_hf.data import LabelledImages
@@ -131,6 +140,40 @@ class TestCertify:
         assert found.num_images == 396
         assert [role["role"] for role in model.config.record["roles"]] == ["head training", "certification"]
 
+    def test_images_that_trained_in_python_are_refused(self):
+        model = routable()
+        images = shades(model, 12).with_processor(PROCESSOR)
+        train, held_out, unseen = (Subset(images, range(start, start + 4)) for start in (0, 4, 8))
+        arguments = recommended_arguments(tempfile.mkdtemp(), num_train_epochs=1, disable_tqdm=True)
+        GateTrainer(model, arguments, train_dataset=train, eval_dataset=held_out).train()
+        assert [role["role"] for role in model.config.record["roles"]] == [
+            "gate training",
+            "gate early stopping",
+        ]
+        for used in (train, held_out, images):
+            with pytest.raises(BadDatasetError, match=r"made with \(gate "):
+                certify(model, used, promise="consistency", **FIELDS)
+        assert certify(model, unseen, promise="consistency", **FIELDS).num_images == 4
+
+    def test_what_cannot_be_told_is_said(self, model, caplog):
+        certify(model, items(4), promise="consistency", **FIELDS)
+        assert "are there twice, or made the model" in caplog.text
+        certify(model, shades(model, 4).with_processor(PROCESSOR), promise="consistency", **FIELDS)
+        assert "does not say which images did" in caplog.text
+
+    def test_labels_must_be_whole_numbers(self, model):
+        wrong = [{**each, "labels": each["labels"] + 0.4} for each in items(3)]
+        with pytest.raises(ValueError, match=r"Labels must be whole numbers, got torch.float"):
+            certify(model, wrong, **FIELDS)
+
+    def test_weights_that_an_engine_alone_has_cannot_be_compared(self):
+        model = routable()
+        certify(model, outputs_of(model, 400), **FIELDS)
+        model.config.certificates[0]["engine"] = "onnxruntime"
+        model.set_engine("onnxruntime", keep_weights=False)
+        with pytest.warns(UserWarning, match="weights that an engine alone has"):
+            certified_lambda(model, 0.05)
+
     def test_an_image_counts_once(self, model):
         images = shades(model, 4)
         repeated = images.select([*range(4), *range(4), 2]).with_processor(PROCESSOR)
@@ -154,6 +197,7 @@ class TestCertify:
         [
             ({"max_accuracy_drop": 1.0}, "above -1 and below 1 .* got 1.0"),
             ({"max_accuracy_drop": float("nan")}, "got nan"),
+            ({"max_accuracy_drop": "0.1"}, "got '0.1'"),
             ({"max_accuracy_drop": 0.0, "method": "hoeffding_bentkus"}, "above 0"),
             ({"max_accuracy_drop": -0.1, "promise": "consistency"}, "above 0"),
             ({"confidence": 1.0}, "`confidence` must be above 0 and below 1, got 1.0"),

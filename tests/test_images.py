@@ -214,6 +214,14 @@ class TestLoad:
         with pytest.raises(BadImageError, match=r"nowhere\.png: No such file or directory"):
             load_rgb(tmp_path / "nowhere.png")
 
+    def test_an_image_without_pixels_is_refused(self):
+        with pytest.raises(BadImageError, match=r"it has no pixels, its size is \(0, 5\)"):
+            load_rgb(Image.new("RGB", (0, 5)), name="x")
+
+    def test_a_program_is_not_run(self, picture):
+        with pytest.raises(BadImageError, match="EPS is a program, which is not run"):
+            load_rgb(encoded(picture, "EPS"))
+
     def test_folder_is_refused(self, tmp_path):
         with pytest.raises(BadImageError, match="Cannot read image"):
             load_rgb(tmp_path)

@@ -628,10 +628,19 @@ class TestRoutingArguments:
         classify.image_processor = processor(do_rescale=False)
         with pytest.warns(UserWarning, match="made with the engine 'torch'"):
             classify(pictures[0])
-        model.set_cost_model("flops")
+        classify(pictures[0])
+        classify.image_processor.do_rescale = True  # in place
+        with pytest.warns(UserWarning, match="made with the engine 'torch'"):
+            classify(pictures[0])
+        model.config.certificates = None  # as after training
         with pytest.raises(ValueError, match="No certificate covers"):
             classify(pictures[0])
         classify(pictures[0], cost_lambda=0.1)
+
+    @pytest.mark.parametrize("shape", [(0, 0, 3), (0, 5, 3), (3, 0, 0)])
+    def test_images_without_pixels_are_refused(self, classify, shape):
+        with pytest.raises(BadImageError, match="has no pixels"):
+            classify(np.zeros(shape, np.uint8))
 
     def test_target_latency_takes_an_operating_point(self, saved, pictures, expected):
         timed = [{**point, "latency_ms": 10 * point["cost"]} for point in OPERATING_POINTS]

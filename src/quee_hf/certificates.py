@@ -10,7 +10,7 @@ import torch
 
 from quee_hf.configuration import QuEEConfig
 from quee_hf.modeling import QuEEForImageClassification
-from quee_hf.promises import METHODS, PROMISES, Certificate
+from quee_hf.promises import METHODS, PROMISES
 from quee_hf.values import without
 
 CONFIDENCE = 0.95  # of the certificates that a pipeline goes by, at least
@@ -28,7 +28,7 @@ _NAMES = (
 _CLASSES = ("image_processor_type", "processor_class")
 
 
-def keep_certificates(config: QuEEConfig, found: Iterable[Certificate]) -> None:
+def keep_certificates(config: QuEEConfig, found: Iterable[Mapping[str, Any]]) -> None:
     """Keep certificates in a config, each in place of one of the same promise, method, engine and costs."""
     names = ("promise", "max_accuracy_drop", "confidence", "method", "engine", "cost_model")
 
@@ -96,16 +96,17 @@ def _warn_of_changes(
     changes = []
     if (engine := certificate["engine"]) != model.engine:
         changes.append(
-            f"was made with the engine {engine!r}; this is {model.engine!r}, whose rounding differs"
+            f"was made with the engine {engine!r}, and this is {model.engine!r}, whose rounding differs"
         )
-    # Weights that an engine has taken over cannot have changed since, and are not there to be looked at.
-    if model.trunk.weights_at is None and certificate["model"] != fingerprint_of_model(model):
+    if model.trunk.weights_at is not None:
+        changes.append("cannot be compared with weights that an engine alone has: ask for it before they go")
+    elif certificate["model"] != fingerprint_of_model(model):
         changes.append("is of a model with other weights or settings")
     prepared = certificate["image_processor"], image_processor
     if None not in prepared and prepared[0] != fingerprint_of_processor(image_processor):
         changes.append("is of images that were prepared in another way")
     for change in changes:
-        warnings.warn(f"The certificate {change}: certify anew to be sure.", stacklevel=3)
+        warnings.warn(f"The certificate {change}; certify anew to be sure.", stacklevel=3)
 
 
 def fingerprint_of_model(model: QuEEForImageClassification) -> str:

@@ -1,6 +1,7 @@
 """`certify`: the cheapest lambda that keeps a promise about accuracy, with a stated confidence."""
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -28,8 +29,12 @@ from quee_hf.routing.certify import (
     last_certified,
     signed_gaps,
 )
+from quee_hf.values import is_number
+
+logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 32
+_UNKNOWN = "It is not known whether some of the images"
 # Tested in this order, until one fails: steps of a tenth, so that the last that holds is near the edge.
 LAMBDAS = (0.0, *(round(0.001 * 1.1**step, 6) for step in range(90)))
 
@@ -39,7 +44,8 @@ class Certification(NamedTuple):
 
     certificate: Certificate | None  # `None`: nothing can be certified from these images
     num_images: int
-    images_needed: int | None  # about so many like these would do; `None` if there is a certificate, or none
+    # About so many like these would do; `None` if there is a certificate, or these lose too much to tell.
+    images_needed: int | None
 
 
 def certify(
@@ -118,15 +124,24 @@ def certify_images(
         source: Name of the images, for errors and the model's config.
         batch_size: Images that run together.
     """
-    from quee_hf.data import ProcessedImages  # takes a tenth of a second, which few who import us need
+    from quee_hf.data.labelled_images import (
+        known_images,
+    )  # takes a tenth of a second, which few who import us need
     from quee_hf.data.roles import CERTIFICATION, OPERATING_POINTS, check_unused, describe_roles, record_roles
 
     model.check_gates_are_trained()
     images = image_processor = None
-    if isinstance(data, ProcessedImages):
-        images, image_processor = data.images.distinct(), data.image_processor
-        check_unused(model.config, images, source, but=(CERTIFICATION, OPERATING_POINTS))
+    if (known := known_images(data)) is None:
+        logger.warning(
+            f"{_UNKNOWN} are there twice, or made the model: that can be told of those of `quee_hf.data`."
+        )
+    else:
+        images, image_processor = known.images.distinct(), known.image_processor
         data = images.with_processor(image_processor)
+        check_unused(model.config, images, source, but=(CERTIFICATION, OPERATING_POINTS))
+        roles = (model.config.record or {}).get("roles", ())
+        if "gate training" not in [role["role"] for role in roles]:
+            logger.warning(f"{_UNKNOWN} made the model: it does not say which images did.")
     outputs = collect_path_outputs(
         model.network,
         data,
@@ -253,13 +268,13 @@ def check_promise(limit: float, confidence: float, promise: str, method: str) ->
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {list(METHODS)}, got {method!r}.")
     lowest = -1.0 if (promise, method) == ("accuracy", "betting") else 0.0
-    if not lowest < limit < 1:
+    if not is_number(limit) or not lowest < limit < 1:
         raise ValueError(
             f"`max_accuracy_drop` must be above {lowest:g} and below 1 for the promise {promise!r} by"
-            f" {method!r}, got {limit}."
+            f" {method!r}, got {limit!r}."
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be above 0 and below 1, got {confidence}.")
+    if not is_number(confidence) or not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be above 0 and below 1, got {confidence!r}.")
 
 
 def _losses(

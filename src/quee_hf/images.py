@@ -33,6 +33,7 @@ _DECODE_ERRORS = (
 )
 # Modes without a direct way to RGB in Pillow, and the mode to pass through.
 _DETOURS = {"La": "LA", "RGBa": "RGBA"}
+_PROGRAMS = ("EPS",)  # Pillow has them run by an interpreter of PostScript
 _WHITE_LEVELS = (255.0, 65535.0)
 _MAX_SHOWN_CHARACTERS = 80  # of a source in a message: a base64 image has thousands
 
@@ -119,7 +120,11 @@ def fetch_rgb(source: str | Path | Image.Image, timeout: float | None = None) ->
 
 def _decoded(image: Image.Image) -> Image.Image:
     """Do what `to_rgb` promises, raising what Pillow raises."""
+    if image.format in _PROGRAMS:
+        raise ValueError(f"{image.format} is a program, which is not run")
     image.load()
+    if 0 in image.size:
+        raise ValueError(f"it has no pixels, its size is {image.size}")
     upright = _upright(image)
     upright.info.pop("transparency", None)  # a leftover makes Pillow warn, and means nothing in RGB
     if upright.mode == "RGB":

@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, ImageClassificationPipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import ModelOutput
 
+from quee_hf.certificates import fingerprint_of_processor
 from quee_hf.checksums import check_processor
 from quee_hf.errors import BadImageError
 from quee_hf.execution.finite import are_finite
@@ -92,7 +93,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         if (folder := getattr(self.model, "source_folder", None)) is not None:
             check_processor(folder)
         self.image_processor = _on_pil_backend(self.image_processor)
-        self._certified_for = self._circumstances()
+        if self._max_accuracy_drop is not None:
+            self._certified_for = self._circumstances()
 
     def check_model_type(self, supported_models: list[str] | dict[str, Any]) -> None:
         """Accept the model: the list of stock models, which transformers compares with, cannot hold it."""
@@ -125,7 +127,7 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         """
         model = cast(Any, self.model)
         is_default = all(value is None for value in given.values()) and self._max_accuracy_drop is not None
-        if not is_default or self._certified_for in (None, self._circumstances()):
+        if not is_default or self._certified_for is None or self._certified_for == self._circumstances():
             return resolve_route(model, self.image_processor, given)
         given = {"max_accuracy_drop": self._max_accuracy_drop}
         self._forward_params |= resolve_route(model, self.image_processor, given)
@@ -133,7 +135,10 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         return {}
 
     def _circumstances(self) -> tuple[Any, ...]:
-        return self.model.engine, self.model.config.cost_model, self.image_processor
+        """Return what may change under a certified default, weights and settings but for."""
+        config = self.model.config
+        held = [dict(each) for each in config.certificates or ()]
+        return self.model.engine, config.cost_model, held, fingerprint_of_processor(self.image_processor)
 
     def preprocess(self, image: Any, timeout: float | None = None) -> Any:  # type: ignore[override]
         """Map an image to pixel values, `(1, channels, height, width)`.
@@ -145,6 +150,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         """
         if isinstance(image, (str, Path, Image.Image)):
             image = fetch_rgb(image, timeout)
+        elif 0 in getattr(image, "shape", ()):
+            raise BadImageError(f"An image of shape {tuple(image.shape)} has no pixels.")
         inputs = super().preprocess(image)  # type: ignore[no-untyped-call]
         if not are_finite(inputs["pixel_values"]).all():
             raise BadImageError("The pixel values of an image hold NaN or infinity.")

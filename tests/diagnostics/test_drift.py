@@ -454,6 +454,21 @@ class TestModel:
         assert monitor.report()["agreement"]["share"] < 0.9
         assert "agreement" in monitor.report()["remarkable"]
 
+    def test_shadows_of_a_drift_do_not_condemn_what_comes_after(self, trained):
+        reference = {**trained.config.record["drift_reference"]}
+        reference["differing"] = [0] * len(reference["cost_lambdas"])
+        before, trained.config.record = trained.config.record, {"drift_reference": reference}
+        monitor, pixels = DriftMonitor(trained, shadow_share=0.5, window=100), Images(100, seed=8).pixels
+        with torch.inference_mode():
+            output = monitor(pixels, cost_lambda=1.0)
+            assert "agreement" in monitor.report()["remarkable"]
+            whole = trained(pixels, path=[8, 8, 8])
+            agreeing = pixels[output.logits.argmax(dim=-1) == whole.logits.argmax(dim=-1)]
+            monitor(agreeing.repeat(100, 1, 1, 1)[:100], cost_lambda=1.0)
+        trained.config.record = before
+        assert "agreement" not in monitor.report()["remarkable"]
+        assert monitor.report()["agreement"]["share"] < 1  # of all that is remembered
+
     @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
     @pytest.mark.parametrize("is_stream", [False, True])
     def test_pixels_that_are_no_numbers_are_left_out(self, engine, is_stream, trained):

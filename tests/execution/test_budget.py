@@ -220,9 +220,17 @@ class TestAccounts:
 
     def test_costs_that_are_no_numbers_are_refused(self):
         budgeted = controller()
-        for wrong in (float("nan"), -0.1):
-            with pytest.raises(ValueError, match="Costs must be finite, and at least 0"):
-                budgeted.settle(budgeted.next_lambda(2), [0.5, wrong])
+        before = budgeted.to_dict()
+        for wrong in (float("nan"), -0.1, 1e9):
+            with pytest.raises(ValueError, match="Costs must be from 0 to 1"):
+                budgeted.settle(0.1, [0.5, wrong])
+        for wrong in (float("nan"), -0.1, [0.1, float("inf")]):
+            with pytest.raises(ValueError, match="Lambdas must be finite, and at least 0"):
+                budgeted.settle(wrong, [0.5, 0.5])
+        for wrong in (-1, 1.5, "3", True):
+            with pytest.raises(ValueError, match="`count` must be a whole number"):
+                budgeted.next_lambda(wrong)
+        assert budgeted.to_dict() == before
 
     @pytest.mark.parametrize(
         "options", [{"budget": 0.0}, {"budget": float("nan")}, {"window": 0}, {"window": float("nan")}]
@@ -366,7 +374,12 @@ class TestForModel:
         BudgetController.for_model(priced(operating_points=points), target_cost=0.8)
         assert "validation images cost 0.4 to 0.7 at the lambdas allowed" in caplog.text
 
-    @pytest.mark.parametrize("target", [0.29, 1.01, 0.0, -1.0, float("nan")])
+    @pytest.mark.parametrize("target", [float("nan"), "0.5", True])
+    def test_what_is_no_number_is_refused(self, target):
+        with pytest.raises(ValueError, match="`target_cost` must be a number, got"):
+            BudgetController.for_model(priced(), target_cost=target)
+
+    @pytest.mark.parametrize("target", [0.29, 1.01, 0.0, -1.0])
     def test_what_no_path_costs_is_refused(self, target):
         with pytest.raises(
             ValueError, match=r"`target_cost` must be from 0.3, the cheapest path, to 1, the dearest"

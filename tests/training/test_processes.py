@@ -89,7 +89,7 @@ def test_processes_take_leave_before_they_end(tmp_path):
         import torch
         from quee_hf.processes import meet
 
-        atexit.register(lambda: print("group left:", not torch.distributed.is_initialized()))
+        atexit.register(lambda: print(f"group left: {not torch.distributed.is_initialized()}"))
         for _ in range(2):
             meet(torch.device("cpu"))
         assert torch.distributed.is_initialized()

@@ -10,6 +10,7 @@ from quee_hf.cli.display import library_output_on_stderr, say, show, show_json, 
 from quee_hf.cli.keeping import check_place, keep_measured
 
 if TYPE_CHECKING:
+    from quee_hf.configuration import QuEEConfig
     from quee_hf.data import LabelledImages
 
 _WHAT = "What to promise"  # panel
@@ -120,6 +121,8 @@ def _certify(
     found = certify_images(model, prepared, kept, limits, source=plan.data, batch_size=running[1])
     is_certified = any(each.certificate for each in found)
     if is_certified:
+        if output is None:
+            _take_in(Path(source[0]), model.config)
         keep_measured(source[0], output, model, image_processor)
     return {
         "model": source[0],
@@ -132,6 +135,17 @@ def _certify(
             {"max_accuracy_drop": value, **each._asdict()} for value, each in zip(limits, found, strict=True)
         ],
     }
+
+
+def _take_in(folder: Path, config: "QuEEConfig") -> None:
+    """Take in certificates that another process has kept in a model meanwhile."""
+    from quee_hf.certificates import keep_certificates
+    from quee_hf.configuration import QuEEConfig
+
+    there, found = QuEEConfig.from_pretrained(folder), config.certificates
+    if there.cost_model == config.cost_model:
+        config.certificates = there.certificates
+        keep_certificates(config, found or ())
 
 
 def _each_once(images: "LabelledImages") -> "LabelledImages":
@@ -155,7 +169,7 @@ def _summarize(result: dict[str, Any]) -> None:
                 "",
             )
         else:
-            cells = ("-", "-", "-", f"about {needed}" if needed else "no number would do")
+            cells = ("-", "-", "-", f"about {needed}" if needed else "too much lost here to tell")
         rows.append((f"{each['max_accuracy_drop']:.2%}", *cells))
     whole = "" if accuracy is None else f"; the whole network is right on {accuracy:.1%}"
     show_table(

@@ -1,5 +1,6 @@
 """Where verbs keep models, and what they have measured of one: in its config, there or in a copy."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ def check_place(model: str, output: Path | None) -> None:
         raise ValueError(
             f"What is measured is kept in the model's directory, which {model} is not: give --output."
         )
+    elif not os.access(model, os.W_OK):
+        raise ValueError(f"What is measured is kept in {model}, where nothing can be written: give --output.")
 
 
 def keep_measured(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from quee_hf.data.sources import EncodedImages, read_source
 from quee_hf.errors import BadDatasetError, BadImageError
@@ -145,6 +145,18 @@ class ProcessedImages(Dataset[dict[str, Any]]):
         example = self.images[index]
         processed = self.image_processor(images=example["image"], return_tensors="pt")
         return {"pixel_values": processed["pixel_values"][0].float(), "labels": example["label"]}
+
+
+def known_images(dataset: object) -> ProcessedImages | None:
+    """Return a data set of which it can be told what images it holds, or `None`.
+
+    Args:
+        dataset: `ProcessedImages`, or a `Subset` of such, is known.
+    """
+    if isinstance(dataset, Subset):
+        inside = known_images(dataset.dataset)
+        return inside and replace(inside, images=inside.images.select(list(dataset.indices)))
+    return dataset if isinstance(dataset, ProcessedImages) else None
 
 
 def load_image_dataset(

@@ -41,6 +41,8 @@ def record_roles(config: QuEEConfig, roles: Sequence[Mapping[str, Any]]) -> None
         roles: As `describe_roles` returns them.
     """
     new = [{**role, "source": shown_source(role["source"])} for role in roles]
+    if not new:
+        return
     names = {role["role"] for role in new}
     kept = [role for role in (config.record or {}).get("roles", ()) if role["role"] not in names]
     config.keep_record("roles", [*kept, *new])

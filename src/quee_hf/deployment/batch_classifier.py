@@ -80,7 +80,7 @@ def _image(cell: Any, name: str) -> Image.Image:
     if isinstance(cell, Mapping):
         name, cell = cell.get("path") or name, cell.get("bytes") or cell.get("path")
     if isinstance(cell, np.ndarray):
-        if cell.ndim != _PIXELS or cell.dtype != np.uint8:
+        if cell.ndim != _PIXELS or cell.dtype != np.uint8 or not cell.size:
             raise ValueError(
                 f"Image {name} must be (height, width, 3), uint8, got {cell.shape}, {cell.dtype}."
             )

@@ -98,6 +98,7 @@ class DriftMonitor:
             name: np.array([row.split() for row in reference["counts"][name]], float) for name in QUANTITIES
         }
         self._tried: deque[tuple[bool, float]] = deque(maxlen=window)  # whether it differs, and how probable
+        self._num_tried_since = 0  # the last window that differed
         self._num_images = self._num_unanswered = self._num_windows = self._num_drifted = 0
         self._shifts: dict[str, Shift] = {}
         self._remarkable: list[str] = []
@@ -245,7 +246,9 @@ class DriftMonitor:
             for name in QUANTITIES
         }
         p_values = {name: shift.p_value for name, shift in self._shifts.items()}
-        agreement = self._agreement()
+        # What was tried in a window that differed says nothing of those after it.
+        recent = list(self._tried)[-self._num_tried_since :] if self._num_tried_since else []
+        agreement = judge_agreement(recent, self._reference["num_images"])
         if agreement is not None:
             p_values["agreement"] = agreement["p_value"]
         self._remarkable = [name for name, p in p_values.items() if p <= self._level / len(p_values)]
@@ -254,6 +257,7 @@ class DriftMonitor:
         if self._remarkable:
             what = ", ".join(self._remarkable)
             logger.warning(f"The last {self._window} images differ from those of validation in: {what}.")
+            self._num_tried_since = 0
 
     def _try(
         self,
@@ -272,6 +276,7 @@ class DriftMonitor:
         shares = np.array(self._reference["differing"]) / self._reference["num_images"]
         expected = self._weights(_host(output.cost_lambda)[wanted]) @ shares
         self._tried.extend(zip(differs.tolist(), expected.tolist(), strict=True))
+        self._num_tried_since += len(differs)
 
     def _agreement(self) -> Agreement | None:
         return judge_agreement(self._tried, self._reference["num_images"])

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any, Self, TypedDict
@@ -14,6 +15,7 @@ from quee_hf.execution.budget_state import read_state
 from quee_hf.execution.prices import Priced, Unit, expected_costs, relative_cost, time_of_an_image
 from quee_hf.routing.cost_curve import CostCurve, cost_curve
 from quee_hf.routing.ledger import HORIZON, TOLERANCE, Costs, Ledger
+from quee_hf.values import is_number, is_whole
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,8 @@ class BudgetController:
         is_timed = target_cost is None
         unit = time_of_an_image(model) if is_timed else relative_cost(model)
         name, target = ("target_latency_ms", target_latency_ms) if is_timed else ("target_cost", target_cost)
+        if not is_number(target):
+            raise ValueError(f"`{name}` must be a number, got {target!r}.")
         budget = float(target or 0.0)
         cheapest, dearest = (
             unit.offset + unit.scale * cost for cost in (float(model.router.costs.min()), 1.0)
@@ -135,7 +139,13 @@ class BudgetController:
         return cls(curve, budget, unit=unit, window=window)
 
     def next_lambda(self, count: int = 1) -> float:
-        """Return the lambda for the next images, which are on their way from now on."""
+        """Return the lambda for the next images, which are on their way from now on.
+
+        Raises:
+            ValueError: If `count` is no whole number from 0 on.
+        """
+        if not is_whole(count, 0, sys.maxsize):
+            raise ValueError(f"`count` must be a whole number from 0 on, got {count!r}.")
         with self._lock:
             # As the network takes it, so that its price is the same when it is settled.
             found = float(np.float32(self._curve.lambda_at(self._ledger.price_wanted(count))))
@@ -150,11 +160,14 @@ class BudgetController:
             costs: `(images,)`, relative to the dearest path, as `output.cost` has them.
 
         Raises:
-            ValueError: If a cost is not finite, or negative.
+            ValueError: If a lambda or a cost is not finite, or negative, or a cost above that of the dearest.
         """
-        paid = self._unit.offset + self._unit.scale * np.asarray(costs, dtype=np.float64).reshape(-1)
-        if not (np.isfinite(paid) & (paid >= 0)).all():
-            raise ValueError("Costs must be finite, and at least 0.")
+        lambdas, relative = np.asarray(cost_lambda, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+        if not (np.isfinite(lambdas) & (lambdas >= 0)).all():
+            raise ValueError(f"Lambdas must be finite, and at least 0, got {cost_lambda!r}.")
+        if not ((relative >= 0) & (relative <= 1 + _ROUNDING)).all():  # NaN compares false
+            raise ValueError(f"Costs must be from 0 to 1, the dearest path's, got {costs!r}.")
+        paid = self._unit.offset + self._unit.scale * relative.reshape(-1)
         if len(paid):
             with self._lock:
                 self._ledger.settle(self._prices(cost_lambda, len(paid)), paid)

@@ -96,7 +96,10 @@ def _labels(batch: dict[str, Any], labelled: bool) -> Tensor:
         return torch.full((len(batch["pixel_values"]),), -1)
     if "labels" not in batch:
         raise ValueError(f"Items of the data set must have 'labels', these have {sorted(batch)}.")
-    return torch.as_tensor(batch["labels"])
+    labels = torch.as_tensor(batch["labels"])
+    if labels.is_floating_point():
+        raise ValueError(f"Labels must be whole numbers, got {labels.dtype}.")
+    return labels
 
 
 class _OutputReader:

@@ -1,7 +1,7 @@
 """Training arguments that suit heads and gates; any `TrainingArguments` will do."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ _STILL_TRAINED = {"heads": set[str](), "gates": {"heads"}}  # when a part is tra
 # Whose images are other ones afterwards.
 _GATE_ROLES = ("error clusters", "gate training", "gate early stopping", "operating points")
 _ROLES = {"heads": ("head training", "head early stopping", *_GATE_ROLES), "gates": _GATE_ROLES}
+_SOURCE = "given in Python"
 _MEASURED = ("trained_parts", "operating_points", "certificates", "cost_lambda", "record")
 
 
@@ -65,7 +66,9 @@ def fitting_arguments(args: TrainingArguments) -> TrainingArguments:
 
 
 @contextmanager
-def marked_as_trained(model: Any, part: str, has_changed: Callable[[], bool]) -> Iterator[None]:
+def marked_as_trained(
+    model: Any, part: str, has_changed: Callable[[], bool], roles: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[None]:
     """Say in a model's config that its "heads" or "gates" are trained, unless the block fails.
 
     Checkpoints that the block saves say so, too. What was measured before is forgotten; gates have learnt
@@ -76,7 +79,10 @@ def marked_as_trained(model: Any, part: str, has_changed: Callable[[], bool]) ->
     before = {name: getattr(config, name) for name in _MEASURED}
     kept = {*config.trained_parts} & _STILL_TRAINED[part]
     config.forget_measurements()
+    from quee_hf.data.roles import record_roles  # takes a tenth of a second, which few who import us need
+
     config.forget_roles(_ROLES[part])
+    record_roles(config, roles)
     config.trained_parts = sorted({*kept, part})
     try:
         yield
@@ -85,6 +91,22 @@ def marked_as_trained(model: Any, part: str, has_changed: Callable[[], bool]) ->
         for name, value in () if has_changed() else before.items():
             setattr(config, name, value)
         raise
+
+
+def training_roles(part: str, train: object, held_out: object) -> list[dict[str, Any]]:
+    """Describe the images that "heads" or "gates" are trained with, as far as it can be told which they are.
+
+    Args:
+        part: What is trained.
+        train: Data set of the trainer.
+        held_out: That it stops early by.
+    """
+    from quee_hf.data.labelled_images import known_images
+    from quee_hf.data.roles import describe_roles
+
+    names = (f"{part.removesuffix('s')} training", f"{part.removesuffix('s')} early stopping")
+    parts = {name: known_images(data) for name, data in zip(names, (train, held_out), strict=True)}
+    return describe_roles(_SOURCE, {name: known.images for name, known in parts.items() if known is not None})
 
 
 def with_early_stopping(

@@ -21,6 +21,7 @@ from quee_hf.training.arguments import (
     fitting_arguments,
     marked_as_trained,
     recommended_arguments,
+    training_roles,
     with_early_stopping,
 )
 from quee_hf.training.rows import TensorRows, collate
@@ -204,6 +205,7 @@ class ExitHeadTrainer(QuEETrainer):
         if distillation not in DISTILLATIONS:
             raise ValueError(f"`distillation` must be one of {list(DISTILLATIONS)}, got {distillation!r}.")
         args = fitting_arguments(args or recommended_arguments("exit-heads", **HEAD_ARGUMENTS))
+        self._roles = training_roles("heads", train_dataset, eval_dataset)
         if cache_features:
             train_dataset, eval_dataset = (
                 data
@@ -219,7 +221,7 @@ class ExitHeadTrainer(QuEETrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train the heads, and say so in the model's config."""
-        with marked_as_trained(self.model, "heads", lambda: self.state.global_step > 0):
+        with marked_as_trained(self.model, "heads", lambda: self.state.global_step > 0, self._roles):
             return super().train(*args, **kwargs)
 
     def image_losses(

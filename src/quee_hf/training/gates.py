@@ -18,6 +18,7 @@ from quee_hf.training.arguments import (
     fitting_arguments,
     marked_as_trained,
     recommended_arguments,
+    training_roles,
     with_early_stopping,
 )
 from quee_hf.training.error_targets import ErrorTargets
@@ -151,6 +152,7 @@ class GateTrainer(QuEETrainer):
         given = args or recommended_arguments("gates", **gate_arguments(model.config.gate_type))
         args = fitting_arguments(given)
         self.targets = targets or ErrorTargets.outcomes()
+        self._roles = training_roles("gates", train_dataset, eval_dataset)
         examples = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         for role, data in examples.items():
             if data is None:
@@ -172,7 +174,7 @@ class GateTrainer(QuEETrainer):
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model.gates, LRAGates) and "gates" not in model.config.trained_parts:
             solve_linear_gates(model, cast(GateExamples, self.train_dataset))
-        with marked_as_trained(self.model, "gates", lambda: self.state.global_step > 0):
+        with marked_as_trained(self.model, "gates", lambda: self.state.global_step > 0, self._roles):
             result = super().train(*args, **kwargs)
             if isinstance(model.gates, LRAGates):
                 fit_thresholds(model, cast(GateExamples, self.train_dataset))
