@@ -124,9 +124,8 @@ def certify_images(
         source: Name of the images, for errors and the model's config.
         batch_size: Images that run together.
     """
-    from quee_hf.data.labelled_images import (
-        known_images,
-    )  # takes a tenth of a second, which few who import us need
+    # They take a tenth of a second to import, which few who import us need.
+    from quee_hf.data.labelled_images import known_images
     from quee_hf.data.roles import CERTIFICATION, OPERATING_POINTS, check_unused, describe_roles, record_roles
 
     model.check_gates_are_trained()
@@ -240,7 +239,7 @@ def _check_outputs(outputs: PathOutputs, promise: str) -> None:
 
 def _full_accuracy(model: QuEEForImageClassification, outputs: PathOutputs) -> float:
     """Return how often the whole network is right, and warn if labels seem to mean other classes."""
-    accuracy = 1 - float(outputs.is_wrong[:, _full_path(model)].double().mean())
+    accuracy = 1 - float(outputs.is_wrong[:, model.router.tree.exact_nodes[-1]].double().mean())
     if accuracy <= 1 / outputs.logits.shape[-1]:
         warnings.warn(
             f"The whole network is right on {accuracy:.2%} of the images, no more than by chance: a"
@@ -248,10 +247,6 @@ def _full_accuracy(model: QuEEForImageClassification, outputs: PathOutputs) -> f
             stacklevel=2,
         )
     return round(accuracy, 6)
-
-
-def _full_path(model: QuEEForImageClassification) -> int:
-    return model.paths.index((0,) * model.config.num_exits)
 
 
 def fingerprint_of(outputs: PathOutputs) -> str:
@@ -281,7 +276,7 @@ def _losses(
     model: QuEEForImageClassification, outputs: PathOutputs, promise: str
 ) -> tuple[Losses, list[float]]:
     """Return losses, `(lambdas, images)`, in random order, and the mean cost at each lambda."""
-    classes_in_full = outputs.logits[:, _full_path(model)].argmax(dim=-1).numpy()
+    classes_in_full = outputs.logits[:, model.router.tree.exact_nodes[-1]].argmax(dim=-1).numpy()
     classes, costs = [], []
     for value in LAMBDAS:
         routes = replay(model, outputs, value)

@@ -290,7 +290,7 @@ class QuEEForImageClassification(RoutableModel):
         outputs = reference_outputs(self, validation, batch_size, self.device)
         times = path_latencies(self.config, self.paths)
         measured = measure_operating_points(self, outputs, lambdas, times)
-        full_error = outputs.is_wrong[:, self.paths.index((0,) * self.config.num_exits)].double().mean()
+        full_error = outputs.is_wrong[:, self.router.tree.exact_nodes[-1]].double().mean()
         reference = dict(make_drift_reference(self, outputs, self.config.cost_model))
         self.config.forget_measurements()
         points = [{**point, "cost_model": self.config.cost_model} for point in measured]

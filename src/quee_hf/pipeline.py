@@ -126,8 +126,8 @@ class QuEEImageClassificationPipeline(ImageClassificationPipeline):
         A default that a certificate covers is looked up again where what it was made for has changed.
         """
         model = cast(Any, self.model)
-        is_default = all(value is None for value in given.values()) and self._max_accuracy_drop is not None
-        if not is_default or self._certified_for is None or self._certified_for == self._circumstances():
+        is_certified = self._certified_for is not None and all(value is None for value in given.values())
+        if not is_certified or self._certified_for == self._circumstances():
             return resolve_route(model, self.image_processor, given)
         given = {"max_accuracy_drop": self._max_accuracy_drop}
         self._forward_params |= resolve_route(model, self.image_processor, given)

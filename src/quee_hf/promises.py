@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from quee_hf.values import is_from_0_to, is_number, is_whole
+from quee_hf.values import is_from_0_to, is_number, is_sha256, is_whole
 
 PROMISES = ("accuracy", "consistency")  # that a certificate may make
 METHODS = ("betting", "hoeffding_bentkus")  # by which
@@ -36,10 +36,6 @@ class Certificate(Circumstances):
     observed: float  # drop, on the images
 
 
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
 def _is_part(value: object) -> bool:
     """Tell whether a value is a gain or a loss of some of a whole."""
     return is_number(value) and is_from_0_to(abs(value), 1.0)  # type: ignore[arg-type]
@@ -55,10 +51,10 @@ _OF_CERTIFICATES: dict[str, Callable[[Any], bool]] = {
     "cost": lambda value: is_from_0_to(value, sys.float_info.max),
     "observed": _is_part,
     "full_accuracy": lambda value: value is None or is_from_0_to(value, 1.0),
-    "num_images": lambda value: is_whole(value, 1, sys.maxsize),
-    "data": _is_digest,
-    "image_processor": lambda value: value is None or _is_digest(value),
-    "model": _is_digest,
+    "num_images": lambda value: is_whole(value, 1),
+    "data": is_sha256,
+    "image_processor": lambda value: value is None or is_sha256(value),
+    "model": is_sha256,
     "engine": lambda value: isinstance(value, str),
     "cost_model": lambda value: isinstance(value, str),
     "date": lambda value: isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value) is not None,

@@ -1,6 +1,7 @@
 """What values that come from files may be. No torch."""
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ def is_number(value: object) -> bool:
     return is_real and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # NaN compares false
 
 
-def is_whole(value: object, lowest: int, highest: int) -> bool:
+def is_whole(value: object, lowest: int, highest: float = math.inf) -> bool:
     """Tell whether a value is a whole number within these bounds."""
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
 
@@ -26,6 +27,11 @@ def is_from_0_to(value: object, highest: float) -> bool:
     """Tell whether a value is a number within these bounds, infinity among them if that is the highest."""
     is_known = is_number(value) or value == math.inf
     return is_known and 0 <= value <= highest  # type: ignore[operator]
+
+
+def is_sha256(value: object) -> bool:
+    """Tell whether a value is a SHA-256 in hexadecimal digits."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def without(values: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:

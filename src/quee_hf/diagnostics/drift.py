@@ -18,6 +18,7 @@ from quee_hf.execution.drift_reference import QUANTITIES, bin_images
 from quee_hf.execution.feed import Batch
 from quee_hf.modeling import QuEEForImageClassification
 from quee_hf.outputs import QuEEImageClassifierOutput
+from quee_hf.values import is_whole
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class DriftMonitor:
         shadow_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        if not is_whole(window, 1):
             raise ValueError(f"`window` must be a whole number from 1 on, got {window!r}.")
         if not 0 < false_alarm_rate < 1:
             raise ValueError(f"`false_alarm_rate` must be above 0 and below 1, got {false_alarm_rate}.")
@@ -186,7 +187,7 @@ class DriftMonitor:
             "is_drifted": bool(self._remarkable) if self._num_windows else None,
             "remarkable": list(self._remarkable),
             "shifts": dict(self._shifts),
-            "agreement": self._agreement(),
+            "agreement": judge_agreement(self._tried, self._reference["num_images"]),
             "num_images": self._num_images,
             "num_unanswered": self._num_unanswered,
             "num_windows": self._num_windows,
@@ -277,9 +278,6 @@ class DriftMonitor:
         expected = self._weights(_host(output.cost_lambda)[wanted]) @ shares
         self._tried.extend(zip(differs.tolist(), expected.tolist(), strict=True))
         self._num_tried_since += len(differs)
-
-    def _agreement(self) -> Agreement | None:
-        return judge_agreement(self._tried, self._reference["num_images"])
 
 
 def _host(values: Tensor | None) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from collections.abc import Mapping
 from threading import Lock
 from typing import Any, Self, TypedDict
@@ -80,7 +79,7 @@ class BudgetController:
     ) -> None:
         if not 0 < budget < math.inf:
             raise ValueError(f"`budget` must be above 0, got {budget}.")
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        if not is_whole(window, 1):
             raise ValueError(f"`window` must be a whole number from 1 on, got {window!r}.")
         self._curve, self._unit = curve, unit or Unit()
         self._ledger = Ledger(float(budget), window)
@@ -144,7 +143,7 @@ class BudgetController:
         Raises:
             ValueError: If `count` is no whole number from 0 on.
         """
-        if not is_whole(count, 0, sys.maxsize):
+        if not is_whole(count, 0):
             raise ValueError(f"`count` must be a whole number from 0 on, got {count!r}.")
         with self._lock:
             # As the network takes it, so that its price is the same when it is settled.

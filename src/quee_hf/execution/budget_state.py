@@ -10,7 +10,7 @@ from quee_hf.configuration import COST_MODELS
 from quee_hf.execution.prices import Unit
 from quee_hf.routing.cost_curve import CostCurve
 from quee_hf.routing.ledger import Ledger
-from quee_hf.values import is_number, is_whole
+from quee_hf.values import is_number, is_sha256, is_whole
 
 _START = "`BudgetController.to_dict` has not written this"
 VERDICTS = ("settling", "held", "catching up", "too dear", "too cheap")
@@ -67,7 +67,7 @@ def _unit(content: object) -> Unit:
     _check(
         "unit.cost_table",
         unit.cost_table,
-        unit.cost_table is None or _is_digest(unit.cost_table),
+        unit.cost_table is None or is_sha256(unit.cost_table),
         "a SHA-256",
     )
     return unit
@@ -107,10 +107,6 @@ def _is_sum(value: Any) -> bool:
 
 def _is_one_of(value: object, allowed: tuple[str | None, ...]) -> bool:
     return (value is None or isinstance(value, str)) and value in allowed
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def _check(name: str, value: object, is_right: object, allowed: str) -> None:

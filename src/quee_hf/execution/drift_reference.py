@@ -85,7 +85,7 @@ def make_drift_reference(network: Network, outputs: PathOutputs, cost_model: str
         name: np.stack([np.bincount(bins[name], minlength=sizes[name]) for bins in binned])
         for name in QUANTITIES
     }
-    whole = outputs.logits[:, network.router.tree.index[(0,) * sizes["exit"]]].argmax(dim=-1)
+    whole = outputs.logits[:, network.router.tree.exact_nodes[-1]].argmax(dim=-1)
     differing = np.array([int((each.logits.argmax(dim=-1) != whole).sum()) for each in routes])
     shares = [each.cumsum(axis=1) / len(outputs) for each in (*counts.values(), differing[:, None])]
     kept = _telling(np.array(_LAMBDAS), np.concatenate(shares, axis=1))
